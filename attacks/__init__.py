@@ -1,0 +1,1 @@
+"""The attacks: one file each, found by its path."""

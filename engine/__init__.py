@@ -1,0 +1,1 @@
+"""The engine: from a policy and a model to measurements, findings and a verdict."""

@@ -1,0 +1,1 @@
+"""Accountants: from what happened to what it cost, one file each."""

@@ -1,0 +1,1 @@
+"""Architectures that a subject may name, one file each."""

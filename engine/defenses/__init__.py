@@ -1,0 +1,1 @@
+"""Defenses that a recipe may train with, one file each."""

@@ -1,0 +1,1 @@
+"""What inversion attacks achieved."""

@@ -1,0 +1,1 @@
+"""What the ledger proves or the subject claims."""

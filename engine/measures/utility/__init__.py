@@ -1,0 +1,1 @@
+"""What the model is still good for."""

@@ -1,0 +1,96 @@
+"""Raw, per-record outcomes. Personal data: they stay in the local store and never enter a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy import bool_, float64, int64
+    from numpy.typing import NDArray
+
+
+class Goal(StrEnum):
+    """What an attack is after; outcomes of different goals are never put into one number."""
+
+    MEMBERSHIP = "membership"
+    CLASS = "class-representative"  # training-class inference: what does class k look like
+    RECORD = "record-reconstruction"  # instance reconstruction: what was this one input
+    ATTRIBUTE = "attribute"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a membership attack said of each candidate.
+
+    Attributes:
+        scores: `(n,)` float64, higher means "member". NaN where the attack had no answer.
+        members: `(n,)` bool, the truth; the attack never saw it.
+        groups: `(n,)` int64, class label of each record.
+        per_class: Whether thresholds are chosen for each group by itself (Song & Mittal, arXiv 2003.10595).
+    """
+
+    scores: NDArray[float64]
+    members: NDArray[bool_]
+    groups: NDArray[int64]
+    per_class: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.scores) == len(self.members) == len(self.groups):
+            raise ValueError("scores, members and groups differ in length")
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """How close an inversion attack came to each of its targets, beside the best guess without the model.
+
+    Attributes:
+        goal: `Goal.CLASS` (a target is a class) or `Goal.RECORD` (a target is one record).
+        targets: `(n,)` int64, the class or the record's position among the victims.
+        labels: `(n,)` int64, the class of each target.
+        mse: `(n,)` mean squared error per value; for classes, to the nearest training record of that class.
+        ssim: `(n,)` structural similarity in [-1, 1], higher is closer; NaN where the records are not images.
+        baseline: Which no-model reconstruction was the best ("class mean", "global mean", ...), by metric mse.
+        baseline_mse: `(n,)` the same distance for that baseline.
+        baseline_ssim: `(n,)` likewise, for the baseline that is best by ssim.
+        evaluators: Names of the identity evaluators; at least three, or none where identity is not at stake.
+        votes: `(n, e)` bool: evaluator recognises the target's identity in the reconstruction.
+        false_votes: `(m, e)` bool: the same evaluators on reconstructions that cannot carry it (their false positives).
+        evaluator_accuracy: `(e,)` accuracy of each evaluator on real records that it was not fitted on.
+    """
+
+    goal: Goal
+    targets: NDArray[int64]
+    labels: NDArray[int64]
+    mse: NDArray[float64]
+    ssim: NDArray[float64]
+    baseline: str
+    baseline_mse: NDArray[float64]
+    baseline_ssim: NDArray[float64]
+    evaluators: tuple[str, ...]
+    votes: NDArray[bool_]
+    false_votes: NDArray[bool_]
+    evaluator_accuracy: NDArray[float64]
+
+    def __post_init__(self) -> None:
+        n = len(self.targets)
+        for name in ("labels", "mse", "ssim", "baseline_mse", "baseline_ssim", "votes"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"expected {n} {name}, found {len(getattr(self, name))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the released model predicts on records that it never saw.
+
+    Attributes:
+        labels: `(n,)` int64, the recorded class.
+        predicted: `(n,)` int64, the predicted class.
+    """
+
+    labels: NDArray[int64]
+    predicted: NDArray[int64]
+
+
+Observation = Membership | Reconstruction | Predictions

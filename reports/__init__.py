@@ -1,0 +1,1 @@
+"""The reports: what a verdict looks like to a person."""
