@@ -75,8 +75,6 @@ class Attack(Protocol):
 class MembershipAttack(Attack, Protocol):
     """Says of each candidate how much it looks like a training record."""
 
-    per_class: ClassVar[bool]
-
     def score(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
         """Score each candidate. Returns: `(n,)`, higher means member; NaN where it has no answer."""
         ...

@@ -95,5 +95,11 @@ class AttackError(MidguardError):
     """An attack stopped before it had an outcome."""
 
 
+class NotMeasurable(MidguardError):
+    """Something that a measure needs is not there; says what to add."""
+
+    exit_code = Exit.UNDECIDED
+
+
 class AccountingError(MidguardError):
     """An accountant failed, or two of them disagree beyond their stated error."""

@@ -27,14 +27,14 @@ class Measure(Protocol):
         reads: What it is computed from.
         goals: Which goals of an attack it can judge (empty where no attack is read).
         higher_is_safer: Whether a policy bounds it from below (`min`) or from above (`max`).
-        unit: Printed behind the value, may be empty.
+        suffix: Printed behind the value, may be empty.
         source: Paper and equation.
     """
 
     reads: ClassVar[Reads]
     goals: ClassVar[frozenset[Goal]]
     higher_is_safer: ClassVar[bool]
-    unit: ClassVar[str]
+    suffix: ClassVar[str]
     source: ClassVar[str]
 
     def measure(self, observation: Observation | Account, alpha: float) -> Measurement:

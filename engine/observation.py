@@ -28,13 +28,11 @@ class Membership:
         scores: `(n,)` float64, higher means "member". NaN where the attack had no answer.
         members: `(n,)` bool, the truth; the attack never saw it.
         groups: `(n,)` int64, class label of each record.
-        per_class: Whether thresholds are chosen for each group by itself (Song & Mittal, arXiv 2003.10595).
     """
 
     scores: NDArray[float64]
     members: NDArray[bool_]
     groups: NDArray[int64]
-    per_class: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.scores) == len(self.members) == len(self.groups):

@@ -1,8 +1,8 @@
 """Plugins are found by their path: `attacks/membership/loss.py` is the attack `membership.loss`.
 
-There is no list to keep. Listing names imports nothing; loading one imports that module alone. A plugin module holds exactly
-one public class of its own (for attacks, measures and defenses a frozen dataclass whose fields are the parameters that a
-user may set). Files whose name starts with an underscore are shared code of their folder, not plugins.
+There is no list to keep. Listing names imports nothing; loading one imports that module alone. A plugin module holds
+exactly one public class of its own (for attacks, measures and defenses a frozen dataclass whose fields are the
+parameters that a user may set). Files whose name starts with an underscore are shared code of their folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The target: a loaded model and the records, narrowed to what one adversary may see and touch.
 
-Every look at the model goes through `Target.query`, which applies the release and counts. The module itself is handed out to
-an adversary who holds the weights and to nobody else.
+Every look at the model goes through `Target.query`, which applies the release and counts. The module itself is handed
+out to an adversary who holds the weights and to nobody else.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class Release:
             logits: `(n, classes)`.
 
         Returns:
-            `(n, classes)`: logits, probabilities (truncated, rounded), or the predicted label as a one-hot row.
+            `(n, classes)`: logits, probabilities (truncated, rounded), or the predicted label as a one-hot row;
+            NaN where the model has no finite answer.
         """
         import numpy as np
 
         if self.exposes is Exposure.LOGITS:
             return logits
         if self.exposes is Exposure.LABEL:
-            return np.asarray(np.eye(logits.shape[1])[logits.argmax(axis=1)])
+            known = np.isfinite(logits).all(axis=1, keepdims=True)
+            return np.where(known, np.eye(logits.shape[1])[logits.argmax(axis=1)], np.nan)
         if self.exposes is not Exposure.PROBABILITIES:
             raise AccessError(f"a release that exposes {self.exposes} cannot be queried for an answer")
         p = softmax(logits)

@@ -1,0 +1,448 @@
+"""The command line: reads arguments, prints results on stdout and progress on stderr, and ends in an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, assert_never
+
+import typer
+
+from . import __version__
+from .engine.errors import Exit, InputError, MidguardError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+    from .engine.check import Checked
+    from .engine.keys import Signer
+    from .engine.run import Bench, Report
+
+app = typer.Typer(
+    name="midguard",
+    help="A privacy gate for machine-learning models. What was not measured is never a pass.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policy_app = typer.Typer(no_args_is_help=True, help="Validate, explain and describe policies.")
+keys_app = typer.Typer(no_args_is_help=True, help="Signing keys.")
+list_app = typer.Typer(
+    no_args_is_help=True, help="What midguard knows: attacks, measures, defenses, formats, policies."
+)
+app.add_typer(policy_app, name="policy")
+app.add_typer(keys_app, name="keys")
+app.add_typer(list_app, name="list")
+
+PASSPHRASE = "MIDGUARD_KEY_PASSPHRASE"  # the variable's name, no secret
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    JUNIT = "junit"
+    SARIF = "sarif"
+    MARKDOWN = "markdown"
+
+
+PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="The policy, a YAML file.", show_default=False)]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The model; model.yaml stands beside it.", show_default=False)
+]
+SubjectFile = Annotated[Path | None, typer.Option("--subject", help="The model's description, if not model.yaml.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Repeat an earlier run.", show_default=False)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Draw a new seed even if this work was done before.")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Where raw outcomes are kept (personal data).")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the subject's own code to build its model.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="Private key to sign with, from 'midguard keys new'.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Where evidence, attestation and reports go.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+
+
+@app.command()
+def check(
+    policy: PolicyFile,
+    model: ModelFile,
+    subject: SubjectFile = None,
+    out: OutFolder = None,
+    key: KeyFile = None,
+    seed: Seed = None,
+    fresh: Fresh = False,
+    store: StoreFolder = Path(".midguard"),
+    trust_code: TrustCode = False,
+    output: OutputFormat = Format.TABLE,
+) -> None:
+    """Attack a model, hold it against a policy, and leave a report. Exit 0: every requirement was shown to hold."""
+    from .engine.check import check as run_check
+
+    signer = _signer(key)
+    with _progress() as report:
+        checked = run_check(
+            policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report
+        )  # fmt: skip
+    _print_result(checked, output)
+    if out is not None:
+        _write(checked, out, signer)
+    raise typer.Exit(int(checked.verdict.exit_code))
+
+
+@app.command()
+def plan(
+    policy: PolicyFile,
+    model: ModelFile,
+    subject: SubjectFile = None,
+    seed: Seed = None,
+    store: StoreFolder = Path(".midguard"),
+    trust_code: TrustCode = False,
+) -> None:
+    """Print what a check would run, what it could not, and what that costs. Runs nothing."""
+    from .engine.check import prepare
+    from .reports.terminal import render_plan
+
+    bench = prepare(policy, model, subject=subject, seed=seed, store=store, trust_code=trust_code)
+    render_plan(_plan(bench), _console())
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the model, its description, ledger and data.")],
+) -> None:
+    """Train a model from a recipe; `check` needs nothing else than what this leaves."""
+    model = _train(recipe, out)
+    typer.echo(model)
+
+
+@app.command()
+def report(
+    evidence: Annotated[Path, typer.Argument(metavar="EVIDENCE", help="An evidence.json.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where the reports go.")],
+    key: KeyFile = None,
+) -> None:
+    """Render the reports again from evidence."""
+    from .reports.bundle import write_bundle
+
+    document = _read_json(evidence)
+    for file in write_bundle(document, out, _signer(key)).files:
+        typer.echo(file)
+
+
+@app.command()
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Any of the four outputs.", show_default=False)
+    ],
+    key: Annotated[Path | None, typer.Option("--key", help="The public key (or certificate) that you trust.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="The model that the report should be about.")] = None,
+) -> None:
+    """Check signatures and digests. Exit 0: every file is intact and signed by the key that you named."""
+    from .reports.verify import verify as verify_file
+
+    worst = Exit.PASS
+    for file in files:
+        verification = verify_file(file, key, model)
+        typer.echo(f"{file}: {verification.summary}")
+        for line in verification.lines:
+            typer.echo(f"  {line}")
+        worst = max(worst, Exit(verification.exit_code))
+    raise typer.Exit(int(worst))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of everything the demo makes.")] = Path("midguard-demo"),
+    seed: Annotated[int | None, typer.Option("--seed", help="Of both trainings and checks; fresh otherwise.")] = None,
+) -> None:
+    """Train a careless and a careful model on handwritten digits, check both, and leave two signed reports."""
+    from .engine.check import check as run_check
+    from .engine.demo import CASES, lay_out, model_of, recipe_of
+    from .engine.keys import load_signer, new_key
+
+    _say(f"laying out {out}")
+    lay_out(out, seed)
+    key = out / "signer.key"
+    signer = load_signer(key if key.exists() else new_key(out, "midguard demo", None), None)
+    as_expected = True
+    for case in CASES:
+        _train(recipe_of(out, case), out / case.name)
+        with _progress() as told:
+            checked = run_check(
+                out / "policy.yaml", model_of(out, case), seed=seed, store=out / ".midguard", report=told
+            )  # fmt: skip
+        _print_result(checked, Format.TABLE)
+        _write(checked, out / case.name, signer)
+        as_expected &= case.expects(checked.verdict)
+        typer.echo("")
+    _close_demo(out, as_expected)
+
+
+def _close_demo(out: Path, as_expected: bool) -> NoReturn:
+    if as_expected:
+        typer.echo("The careless model fails on membership and inversion, the careful one passes every requirement.")
+        typer.echo(f"Look at {out}/careless/report.pdf and {out}/careful/report.pdf; then try:")
+        typer.echo(f"  midguard check {out}/policy.yaml {out}/careless/model.pt --store {out}/.midguard")
+        typer.echo(f"  midguard verify {out}/careful/report.pdf --key {out}/signer.pub --model {out}/careful/model.pt")
+        raise typer.Exit(int(Exit.PASS))
+    typer.echo("The verdicts did not come out as they must.", err=True)
+    raise typer.Exit(int(Exit.CRASHED))
+
+
+@policy_app.command("validate")
+def policy_validate(policy: PolicyFile) -> None:
+    """Check a policy without running anything."""
+    from .engine.policy import load_policy
+
+    loaded = load_policy(policy)
+    count = len(loaded.requirements)
+    typer.echo(f"{policy}: valid, {count} requirement{'s' if count != 1 else ''}")
+
+
+@policy_app.command("explain")
+def policy_explain(policy: PolicyFile) -> None:
+    """Say in plain words what a policy demands."""
+    from .engine.policy import explain, load_policy
+
+    typer.echo(explain(load_policy(policy)))
+
+
+@policy_app.command("schema")
+def policy_schema() -> None:
+    """Print the JSON Schema of policies, for editors."""
+    from .engine.policy import schema
+
+    typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+
+
+@keys_app.command("new")
+def keys_new(
+    out: Annotated[Path, typer.Option("--out", help="Folder for signer.key, signer.crt and signer.pub.")] = Path(),
+    name: Annotated[str, typer.Option("--name", help="Who signs, as the PDF will say.")] = "midguard signer",
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help=f"Encrypt the key; asked for, or taken from {PASSPHRASE}.")
+    ] = False,
+) -> None:
+    """Make a signing key (P-256) with a self-signed certificate."""
+    from .engine.keys import load_signer, new_key
+
+    secret = _new_passphrase() if passphrase else None
+    path = new_key(out, name, secret)
+    typer.echo(f"{path}: keep it secret")
+    typer.echo(f"{path.with_suffix('.pub')}: give it to whoever verifies, by another way than the reports")
+    typer.echo(f"fingerprint {load_signer(path, secret).fingerprint}")
+
+
+def _lister(kind: str) -> None:
+    @list_app.command(kind, help=f"The {kind} that midguard knows.")
+    def _list() -> None:
+        for name, summary in _known(kind):
+            typer.echo(f"{name:32} {summary}")
+
+
+for _kind in ("attacks", "measures", "defenses", "formats", "architectures", "accountants", "policies"):
+    _lister(_kind)
+
+
+def _known(kind: str) -> Iterator[tuple[str, str]]:
+    from .engine import registry
+
+    if kind == "policies":
+        folder = Path(__file__).parent / "policies"
+        yield from ((path.stem, str(path)) for path in sorted(folder.glob("*.yaml")))
+    else:
+        yield from ((name, registry.summary(registry.load(kind, name))) for name in registry.names(kind))
+
+
+def _train(recipe: Path, out: Path) -> Path:
+    from .engine.training import Epoch
+    from .engine.training import train as run_train
+
+    with _progress() as told:
+
+        def progress(epoch: Epoch, total: int) -> None:
+            spent = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
+            what = f"epoch {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
+            told(what, epoch.number / total)
+
+        return run_train(recipe, out, progress)
+
+
+def _write(checked: Checked, out: Path, signer: Signer | None) -> None:
+    from .reports.bundle import write_bundle
+
+    _say("rendering the reports")
+    for file in write_bundle(checked.evidence, out, signer).files:
+        _say(f"wrote {file}")
+    if signer is None:
+        _say("unsigned: name a key with --key to sign")
+
+
+def _print_result(checked: Checked, output: Format) -> None:
+    evidence = checked.evidence
+    match output:
+        case Format.TABLE:
+            from .reports.terminal import render_table
+
+            render_table(evidence, _console())
+        case Format.JSON:
+            typer.echo(json.dumps(evidence, indent=2, ensure_ascii=False, allow_nan=False))
+        case Format.JUNIT:
+            from .reports.junit import render_junit
+
+            typer.echo(render_junit(evidence))
+        case Format.SARIF:
+            from .reports.sarif import render_sarif
+
+            typer.echo(render_sarif(evidence))
+        case Format.MARKDOWN:
+            from .reports.markdown import render_markdown
+
+            typer.echo(render_markdown(evidence))
+        case _:
+            assert_never(output)
+
+
+def _plan(bench: Bench) -> Mapping[str, object]:
+    """The plan as the terminal prints it."""
+    from .engine.run import stored
+
+    jobs = [
+        {
+            "attack": job.name,
+            "role": "subject, twin, null",
+            "parameters": json.loads(job.parameters),
+            "seed": str(job.seed),
+            "queries": job.queries,
+            "cached": stored(bench, job),
+        }
+        for job in bench.plan.jobs
+    ]
+    obstacles = [
+        {"attack": o.attack, "requirement": a.requirement.id, "reason": o.reason}
+        for a in bench.plan.assignments
+        for o in a.obstacles
+    ]
+    missing = [
+        {"attack": "", "requirement": a.requirement.id, "reason": a.missing}
+        for a in bench.plan.assignments
+        if a.missing
+    ]
+    training = sorted(
+        {f"{kind} {role}" for job in jobs for kind in [str(job["attack"]).split(".")[0]] for role in ("twin", "null")}
+    )
+    return {"jobs": jobs, "obstacles": obstacles + missing, "training": training, "seconds": None}
+
+
+def _signer(key: Path | None) -> Signer | None:
+    if key is None:
+        return None
+    from .engine.keys import load_signer
+
+    secret = os.environ.get(PASSPHRASE)
+    if secret is None and sys.stdin.isatty() and b"ENCRYPTED" in key.read_bytes()[:64]:
+        secret = typer.prompt("Passphrase", hide_input=True, err=True)
+    return load_signer(key, secret.encode() if secret else None)
+
+
+def _new_passphrase() -> bytes:
+    given = os.environ.get(PASSPHRASE)
+    if given is None:
+        given = str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
+    if not given:
+        raise InputError.of("the passphrase is empty", "leave --passphrase out for a key without one")
+    return given.encode()
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError.of(f"{path}: not an evidence file: {error}") from error
+    if not isinstance(document, dict) or document.get("schemaVersion") != "1":
+        raise InputError.of(
+            f"{path}: not an evidence file of schemaVersion 1", "name an evidence.json that check wrote"
+        )
+    return document
+
+
+def _console() -> Console:
+    """Standard output; rich is imported only where a table is printed."""
+    from rich.console import Console
+
+    return Console()
+
+
+def _say(what: str) -> None:
+    typer.echo(what, err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A progress bar on a terminal, one line for each step elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("starting", total=1.0)
+            yield lambda what, share: bar.update(task, description=what, completed=share)
+    else:
+        said: list[str] = []
+
+        def tell(what: str, share: float) -> None:
+            step = what.split(":", maxsplit=1)[0].split(" ", maxsplit=1)[0] if what.startswith("epoch") else what
+            if step not in said or share >= 1.0:
+                said.append(step)
+                _say(what)
+
+        yield tell
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"midguard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A privacy gate for machine-learning models. What was not measured is never a pass."""
+
+
+def main() -> None:
+    """Run the command line; every way it can end has its exit code."""
+    try:
+        app()
+    except MidguardError as error:
+        typer.echo(f"midguard: {error}" if not isinstance(error, InputError) else str(error), err=True)
+        _trace()
+        sys.exit(int(error.exit_code))
+    except Exception as error:  # anything else is midguard's own failure, and must not look like a verdict
+        typer.echo(f"midguard failed: {type(error).__name__}: {error}", err=True)
+        typer.echo("Set MIDGUARD_TRACEBACK=1 to see where.", err=True)
+        _trace()
+        sys.exit(int(Exit.CRASHED))
+
+
+def _trace() -> None:
+    if os.environ.get("MIDGUARD_TRACEBACK"):
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    main()

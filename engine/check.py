@@ -1,0 +1,241 @@
+"""The gate: hold a model against a policy."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .accountants import account as accounts
+from .errors import AccountingError, Location
+from .evidence import Json, build
+from .measure import Reads
+from .measurement import Basis, Measurement
+from .observation import Membership
+from .plan import Outcome, Plan, make_plan
+from .policy import Direction, Policy, Requirement, Severity, load_policy
+from .run import Bench, Report, account, predictions, run, silent
+from .store import Store, key
+from .subject import Subject, load_records, load_subject
+from .verdict import Finding, Status, Verdict, judge_account, judge_attacked, judge_measured
+
+#: Where raw outcomes are kept unless somebody says otherwise.
+STORE = Path(".midguard")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check came to.
+
+    Attributes:
+        verdict: The findings and the worst of them.
+        evidence: The document that reports are rendered from.
+        plan: What was to run.
+        policy: The policy.
+        subject: What was checked.
+    """
+
+    verdict: Verdict
+    evidence: Json
+    plan: Plan
+    policy: Policy
+    subject: Subject
+
+
+def check(
+    policy: Path | str,
+    model: Path | str,
+    *,
+    subject: Path | str | None = None,
+    seed: int | None = None,
+    fresh: bool = False,
+    store: Path | str = STORE,
+    trust_code: bool = False,
+    report: Report = silent,
+) -> Checked:
+    """Attack a model and hold what was measured against a policy.
+
+    Args:
+        policy: The policy file.
+        model: The model file; its description is read from `model.yaml` beside it.
+        subject: The description, if it stands elsewhere.
+        seed: Repeats an earlier run; drawn fresh otherwise, unless the store holds the same work.
+        fresh: Draw a fresh seed even so.
+        store: Folder of raw outcomes.
+        trust_code: Allow a `factory:` in the subject, which runs the user's own code.
+        report: Told what is being done and how far it is.
+
+    Raises:
+        InputError: The policy, the subject, its model or its records are not acceptable.
+    """
+    started = time.perf_counter()
+    bench = prepare(policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code)
+    bench.report = report
+    if not bench.plan.jobs:
+        _ = bench.module  # nothing else would look into the file
+    outcomes = run(bench)
+    verdict = judge(bench, outcomes)
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    seconds = time.perf_counter() - started
+    accounting, parameters = _accounting(bench), _parameters(bench)
+    evidence = build(
+        bench.plan, verdict, outcomes, bench.subject, bench.records, accounting, parameters, created, seconds
+    )
+    return Checked(verdict, evidence, bench.plan, bench.plan.policy, bench.subject)
+
+
+def prepare(
+    policy: Path | str,
+    model: Path | str,
+    *,
+    subject: Path | str | None = None,
+    seed: int | None = None,
+    fresh: bool = False,
+    store: Path | str = STORE,
+    trust_code: bool = False,
+) -> Bench:
+    """Everything up to the first attack: read, check, plan. Loads no model."""
+    loaded = load_policy(Path(policy))
+    described = load_subject(Path(model), Path(subject) if subject else None)
+    records = load_records(described)
+    kept = Store(Path(store))
+    plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh))
+    return Bench(described, records, plan, kept, trust_code)
+
+
+def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
+    """Every requirement's finding, and every claim that the attacks refute."""
+    findings = []
+    for assignment in bench.plan.assignments:
+        requirement = assignment.requirement
+        if requirement.measure.reads is Reads.ACCOUNT:
+            findings.append(judge_account(requirement, account(bench, requirement)))
+        elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
+            found = requirement.measure.measure(predictions(bench), assignment.alpha)
+            findings.append(judge_measured(requirement, found, "the model's predictions"))
+        else:
+            findings.append(judge_attacked(assignment, outcomes))
+    return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)))
+
+
+def _refutations(bench: Bench, findings: list[Finding], outcomes: Mapping[str, Outcome]) -> list[Finding]:
+    """Claims and proofs of ε that an attack's lower bound exceeds; each is a failure, whatever the limit says."""
+    said = [(f.measurement, f.requirement.measure.delta) for f in findings if _accounted(f)]  # type: ignore[attr-defined]
+    claim = bench.subject.account.claim
+    bounds = [(m.high, delta, str(m.basis)) for m, delta in said if m is not None]
+    if claim is not None:
+        bounds.append((claim.epsilon, claim.delta, str(Basis.DECLARED)))
+    refuted = []
+    for epsilon, delta, basis in dict.fromkeys(bounds):
+        worst = max(
+            (_epsilon(o, delta, bench.plan.refutation_alpha, findings) for o in outcomes.values()), default=_NOTHING
+        )
+        if worst.low > epsilon:
+            refuted.append(_refuted(bench, worst, epsilon, delta, basis))
+    return refuted
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _EpsilonBound:
+    """An attack's lower bound on ε."""
+
+    low: float
+    attack: str
+    records: int
+
+
+_NOTHING = _EpsilonBound(0.0, "", 0)
+
+
+def _accounted(finding: Finding) -> bool:
+    return finding.requirement.measure.reads is Reads.ACCOUNT and finding.measurement is not None
+
+
+def _epsilon(outcome: Outcome, delta: float, alpha: float, findings: list[Finding]) -> _EpsilonBound:
+    """The lower bound that one attack's scores imply; none where it found members on the null too."""
+    import numpy as np
+
+    from .statistics import epsilon_lower_bound
+
+    seen = outcome.observation
+    fooled = any(a.name == outcome.job.name and a.fooled for f in findings for a in f.attacks)
+    if not isinstance(seen, Membership) or fooled or np.isnan(seen.scores).any():
+        return _NOTHING
+    low = epsilon_lower_bound(seen.scores, seen.members, delta, alpha)
+    return _EpsilonBound(low, outcome.job.name, len(seen.scores))
+
+
+def _refuted(bench: Bench, worst: _EpsilonBound, epsilon: float, delta: float, basis: str) -> Finding:
+    from .measures.privacy.epsilon import Epsilon
+
+    text = (
+        f"refuted: {worst.attack} shows ε of at least {worst.low:.3g} at δ = {delta:g}, the {basis} ε is {epsilon:.3g}"
+    )
+    requirement = Requirement(
+        id="claim-epsilon",
+        title=f"The {basis} ε holds against the attacks",
+        severity=Severity.CRITICAL,
+        measure_name="privacy.epsilon",
+        measure=Epsilon(delta=delta),
+        direction=Direction.MAX,
+        limit=epsilon,
+        attacks=None,
+        references=(),
+        place=Location(str(bench.subject.file), 1, 1),
+    )
+    found = Measurement(
+        worst.low, worst.low, float("inf"), 1 - bench.plan.refutation_alpha, worst.records, Basis.ATTACKED
+    )
+    remedy = "find what training did that its account does not say; do not release on this account"
+    return Finding(requirement, Status.FAIL, found, worst.attack, text, remedy)
+
+
+def _accounting(bench: Bench) -> Json | None:
+    """Every accountant's bound and ε by step, at the δ that the policy asks for first; kept, since it takes seconds."""
+    ledger = bench.subject.account.ledger
+    asked = [r.measure for r in bench.plan.policy.requirements if r.measure.reads is Reads.ACCOUNT]
+    if ledger is None or not ledger.private or not asked:
+        return None
+    delta: float = asked[0].delta  # type: ignore[attr-defined]
+    name = key({"accounting": repr(ledger), "delta": delta})
+    kept = bench.store.get(name)
+    if kept is not None:
+        return dict(json.loads(kept))
+    try:
+        found = accounts(ledger, delta)
+    except AccountingError:
+        return None  # its requirement has ended in error already
+    document: Json = {
+        "delta": delta,
+        "accountants": [{"name": b.name, "epsilon": b.epsilon, "error": b.error} for b in found.bounds],
+        "curve": [{"step": point.step, "epsilon": point.epsilon} for point in found.curve],
+    }
+    bench.store.put(name, json.dumps(document).encode())
+    return document
+
+
+def _parameters(bench: Bench) -> int | None:
+    """How many parameters the model has; remembered, so that it is known without loading the model again."""
+    name = key({"parameters of": bench.subject.model.sha256})
+    kept = bench.store.get(name)
+    if kept is not None:
+        return int(kept)
+    if "module" not in vars(bench):
+        return None
+    count = sum(p.numel() for p in bench.module.parameters())
+    bench.store.put(name, str(count).encode())
+    return count
+
+
+def _seed(store: Store, subject: Subject, policy: Policy, asked: int | None, fresh: bool) -> int:
+    """The seed asked for; else that of the same work in the store (docs/adr/0006); else a fresh one."""
+    name = key({"seed": [subject.model.sha256, subject.sha256, str(policy.access)]})
+    kept = None if fresh else store.get(name)
+    seed = asked if asked is not None else int(json.loads(kept)) if kept else secrets.randbits(48)
+    if asked is None and kept is None:
+        store.put(name, json.dumps(seed).encode())
+    return seed

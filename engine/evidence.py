@@ -1,0 +1,304 @@
+"""The evidence: one canonical JSON document that holds all that a report shows and a verdict rests on.
+
+It holds no record, no per-record score and no reconstruction: those are personal data and stay in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from . import registry
+from .ledger import Ledger
+from .observation import Goal, Membership, Reconstruction
+from .plan import Outcome, Plan
+from .target import Access
+from .verdict import AttackFinding, Control, Finding, Verdict
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from .measurement import Measurement
+    from .subject import Subject, SubjectRecords
+
+Json = dict[str, object]
+
+SCHEMA_VERSION = "1"
+#: Confidence of the pointwise band that is drawn around a ROC; no verdict rests on it.
+_BAND = 0.05
+#: At most so many distances are listed of a record-level attack.
+_LISTED = 200
+
+
+def number(value: float, name: str = "value") -> Json:
+    """A number as the evidence writes it: infinities as null and unbounded, NaN as null."""
+    if math.isinf(value):
+        return {name: None, "unbounded": True}
+    return {name: None if math.isnan(value) else float(value)}
+
+
+def build(
+    plan: Plan,
+    verdict: Verdict,
+    outcomes: Mapping[str, Outcome],
+    subject: Subject,
+    records: SubjectRecords,
+    accounting: Json | None,
+    parameters: int | None,
+    created: str,
+    seconds: float,
+) -> Json:
+    """The evidence of one check.
+
+    Args:
+        plan: What was to run.
+        verdict: What came of it.
+        outcomes: What became of every job.
+        subject: What was checked.
+        records: Its records; only counted here.
+        accounting: What every accountant says, and ε by step; `None` where there is nothing to account.
+        parameters: How many parameters the model has; `None` where it was not loaded.
+        created: When, UTC, `2026-11-22T01:02:03Z`.
+        seconds: How long the check took.
+    """
+    policy = plan.policy
+    return {
+        "schemaVersion": SCHEMA_VERSION,
+        "verdict": str(verdict.status),
+        "exitCode": int(verdict.exit_code),
+        "confidence": policy.confidence,
+        "seed": str(plan.seed),
+        "created": created,
+        "seconds": round(seconds, 3),
+        "midguard": {"version": _version("midguard")},
+        "environment": environment(),
+        "policy": {
+            "name": policy.name,
+            "version": policy.version,
+            "owner": policy.owner,
+            "file": policy.file.name,
+            "sha256": policy.sha256,
+            "text": policy.text,
+        },
+        "adversary": {"access": str(plan.access), "description": _adversary(plan)},
+        "subject": _subject(subject, records, parameters),
+        "findings": [_finding(finding) for finding in (*verdict.findings, *verdict.refutations)],
+        "attacks": [_attack(outcome) for outcome in outcomes.values()],
+        "account": accounting,
+        "figures": {"roc": _rocs(outcomes), "distances": _distances(plan, outcomes)},
+        "notTested": _not_tested(plan),
+        "signed": False,
+        "responsible": "",
+    }
+
+
+def environment() -> Json:
+    """What the check ran on; versions are read without importing the packages."""
+    names = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn")
+    versions: Json = {name: _version(name) for name in names}
+    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", **versions}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _adversary(plan: Plan) -> str:
+    if plan.access is Access.WEIGHTS:
+        return "holds the model file: architecture and weights"
+    return f"sees only what the release exposes: {plan.exposure}"
+
+
+def _subject(subject: Subject, records: SubjectRecords, parameters: int | None) -> Json:
+    from .architectures import describe
+
+    data: Json = {}
+    for name in ("members", "nonmembers", "auxiliary"):
+        file, held = getattr(subject, name), getattr(records, name)
+        data[name] = None if file is None or held is None else {"records": len(held), "sha256": file.sha256}
+    account, release = subject.account, subject.release
+    model = subject.model
+    return {
+        "name": subject.name,
+        "version": subject.version,
+        "sha256": model.sha256,
+        "file": model.path.name,
+        "format": model.format,
+        "description": {"file": subject.file.name, "sha256": subject.sha256},
+        "architecture": describe(model.architecture) if model.architecture else f"factory {model.factory}",
+        "parameters": parameters,
+        "task": {"kind": subject.task.kind, "classes": subject.task.classes, "shape": list(subject.task.shape)},
+        "data": data,
+        "release": {"exposes": str(release.exposes), "top": release.top, "decimals": release.decimals},
+        "recipe": _recipe(subject),
+        "ledger": _ledger(account.ledger) if account.ledger else None,
+        "claims": asdict(account.claim) if account.claim else None,
+    }
+
+
+def _recipe(subject: Subject) -> Json | None:
+    if subject.recipe is None:
+        return None
+    content = subject.recipe.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "text": content.decode("utf-8")}
+
+
+def _ledger(ledger: Ledger) -> Json:
+    import json
+
+    text = ledger.to_json()
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), **json.loads(text)}
+
+
+def _finding(finding: Finding) -> Json:
+    requirement, found = finding.requirement, finding.measurement
+    return {
+        "id": requirement.id,
+        "title": requirement.title,
+        "measure": requirement.measure_name,
+        "at": asdict(requirement.measure),  # type: ignore[call-overload]
+        "severity": str(requirement.severity),
+        "status": str(finding.status),
+        **_measured(found),
+        "limit": requirement.limit,
+        "margin": _margin(finding),
+        "direction": str(requirement.direction),
+        "basis": str(found.basis) if found else None,
+        "records": found.records if found else 0,
+        "recordsNeeded": finding.records_needed,
+        "confidence": found.confidence if found else None,
+        "line": requirement.place.line,
+        "unit": requirement.measure.suffix,
+        "by": finding.by,
+        "reason": finding.reason,
+        "remedy": finding.remedy,
+        "references": list(requirement.references),
+        "attacks": [_attack_finding(attack) for attack in finding.attacks],
+    }
+
+
+def _measured(found: Measurement | None) -> Json:
+    """Value and interval; `unbounded` where the value itself has no bound."""
+    if found is None:
+        return {"value": None, "low": None, "high": None, "details": []}
+    ends = {**number(found.low, "low"), **number(found.high, "high")}
+    ends.pop("unbounded", None)
+    details = [{"name": detail.name, **number(detail.value)} for detail in found.details]
+    return {**ends, **number(found.value), "details": details}
+
+
+def _margin(finding: Finding) -> float | None:
+    """How far the deciding end of the interval stays from the limit; negative beyond it."""
+    if finding.measurement is None:
+        return None
+    limit, found = finding.requirement.limit, finding.measurement
+    margin = limit - found.high if finding.requirement.direction == "max" else found.low - limit
+    return margin if math.isfinite(margin) else None
+
+
+def _attack_finding(attack: AttackFinding) -> Json:
+    return {
+        "name": attack.name,
+        "status": str(attack.status),
+        "reason": attack.reason,
+        "named": attack.named,
+        **_measured(attack.measurement),
+        "controls": {"positive": _control(attack.positive), "negative": _control(attack.negative)},
+    }
+
+
+def _control(control: Control | None) -> Json | None:
+    if control is None:
+        return None
+    return {**_measured(control.measurement), "ok": control.ok, "reason": control.reason}
+
+
+def _attack(outcome: Outcome) -> Json:
+    job, threat = outcome.job, outcome.job.attack.threat
+    return {
+        "name": job.name,
+        "summary": registry.summary(type(job.attack)),
+        "source": job.attack.source,
+        "status": "ran" if outcome.observation is not None else "crashed",
+        "reason": outcome.reason,
+        "parameters": asdict(job.attack),  # type: ignore[call-overload]
+        "seed": str(job.seed),
+        "queries": outcome.queries,
+        "seconds": round(outcome.seconds, 3),
+        "threat": {
+            "access": str(threat.access),
+            "exposures": sorted(threat.exposures),
+            "knowledge": list(threat.knowledge),
+            "goal": str(threat.goal),
+            "auxiliary": threat.auxiliary,
+        },
+    }
+
+
+def _rocs(outcomes: Mapping[str, Outcome]) -> list[Json]:
+    import numpy as np
+
+    from .statistics import roc
+
+    curves: list[Json] = []
+    for outcome in outcomes.values():
+        seen = outcome.observation
+        if not isinstance(seen, Membership) or np.isnan(seen.scores).any():
+            continue
+        points = roc(seen.scores, seen.members, _BAND)
+        inside = int(seen.members.sum())
+        names = ("fpr", "tpr", "low", "high")
+        curve: Json = {name: _rounded(points[:, i]) for i, name in enumerate(names)}
+        counts = {"members": inside, "nonmembers": len(seen.members) - inside}
+        curves.append({"attack": outcome.job.name, **curve, **counts})
+    return curves
+
+
+def _distances(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Json]:
+    """What the inversion figure is drawn from, in the metric that the policy asks for first."""
+    asked = [r.measure.metric for r in plan.policy.requirements if r.measure_name == "inversion.distance"]  # type: ignore[attr-defined]
+    metric = asked[0] if asked else "mse"
+    found: list[Json] = []
+    for outcome in outcomes.values():
+        seen = outcome.observation
+        if isinstance(seen, Reconstruction):
+            found.append({"attack": outcome.job.name, "goal": str(seen.goal), "metric": metric, **_pairs(seen, metric)})
+    return found
+
+
+def _pairs(seen: Reconstruction, metric: str) -> Json:
+    import numpy as np
+
+    attack, baseline = (seen.mse, seen.baseline_mse) if metric == "mse" else (1 - seen.ssim, 1 - seen.baseline_ssim)
+    order = np.arange(len(attack))
+    if seen.goal is Goal.RECORD:
+        # Numbered by rank, thinned: a distance must not lead back to a record.
+        order = np.argsort(attack, kind="stable")[:: max(1, -(-len(attack) // _LISTED))]
+    targets = seen.targets if seen.goal is Goal.CLASS else np.arange(len(order))
+    return {
+        "targets": [int(t) for t in (targets[order] if seen.goal is Goal.CLASS else targets)],
+        "attack_distance": _rounded(attack[order]),
+        "baseline_distance": _rounded(baseline[order]),
+        "baseline": seen.baseline,
+    }
+
+
+def _rounded(values: NDArray[float64]) -> list[float | None]:
+    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def _not_tested(plan: Plan) -> list[Json]:
+    """Every attack that midguard has and that did not run, and why."""
+    ran = {job.name for job in plan.jobs}
+    reasons = {o.attack: o.reason for a in plan.assignments for o in a.obstacles}
+    left = [name for name in registry.names("attacks") if name not in ran]
+    return [{"attack": name, "reason": reasons.get(name, "no requirement of the policy asks for it")} for name in left]

@@ -1,0 +1,31 @@
+"""NumPy archives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ._protocol import RawRecords
+
+
+@dataclass(frozen=True, slots=True)
+class Npz:
+    """NumPy archive (.npz) with the records in `x` and their classes in `y`."""
+
+    holds: ClassVar[str] = "data"
+    suffixes: ClassVar[tuple[str, ...]] = (".npz",)
+    key: ClassVar[str] = "file"
+    parameters: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
+    def read(self, path: Path, shape: tuple[int, ...]) -> RawRecords:
+        """The records.
+
+        Raises:
+            InputError: Not an archive, arrays of objects, or no `x` and `y` in it.
+        """
+        from ._arrays import from_arrays, load_archive
+
+        arrays = load_archive(path)
+        return from_arrays(arrays.x, arrays.y)

@@ -1,0 +1,41 @@
+"""Tables as Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from ._columns import PARAMETERS
+from ._protocol import RawRecords
+
+
+@dataclass(frozen=True, slots=True)
+class Parquet:
+    """Parquet table, one record a row: `{file: members.parquet, label: income}`.
+
+    Attributes:
+        label: The column with the class.
+        columns: The columns that the model reads, in that order; left out: all but the label, in the file's order.
+        categories: The values of each categorical column, in the order of their one-hot places.
+    """
+
+    label: str
+    columns: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    holds: ClassVar[str] = "data"
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+    key: ClassVar[str] = "file"
+    parameters: ClassVar[Mapping[str, Mapping[str, object]]] = PARAMETERS
+
+    def read(self, path: Path, shape: tuple[int, ...]) -> RawRecords:
+        """The records.
+
+        Raises:
+            InputError: Not such a table, an unknown column or category, a value that is missing or no number.
+        """
+        from ._table import from_table, read_parquet
+
+        return from_table(read_parquet(path), self.label, self.columns, self.categories, path, shape)

@@ -1,0 +1,71 @@
+"""Relative reconstruction distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ...measure import Reads
+from ...measurement import Basis, Measurement, Quantity, undetermined
+from ...observation import Goal
+from ._outcome import reconstruction
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from ...ledger import Account
+    from ...observation import Observation, Reconstruction
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far reconstructions stay from the records, against the best guess without the model (1: no help).
+
+    A quantile of the attack's distances over the same quantile of the best no-model reconstruction's, by an adversary
+    who owns the auxiliary records and knows the true label (docs/adr/0003).
+
+    Attributes:
+        metric: `mse`, or `ssim` (its distance is 1 - SSIM).
+        quantile: Which targets count: 0.05 the worst protected twentieth, 0.5 the middle one.
+    """
+
+    metric: Literal["mse", "ssim"] = "mse"
+    quantile: float = 0.05
+
+    reads: ClassVar[Reads] = Reads.INVERSION
+    goals: ClassVar[frozenset[Goal]] = frozenset({Goal.CLASS, Goal.RECORD})
+    higher_is_safer: ClassVar[bool] = True
+    suffix: ClassVar[str] = "×"
+    source: ClassVar[str] = "Yang et al. 2019, arXiv 1902.08552 (distance); Wang et al. 2004 (SSIM)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"expected 0 < quantile={self.quantile} < 1")
+
+    def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
+        """The ratio of the two quantiles with its interval."""
+        import numpy as np
+
+        from ...statistics import quantile_ratio
+
+        seen = reconstruction(observation)
+        attack, baseline = self.distances(seen)
+        if len(attack) < 2 or not (np.isfinite(attack).all() and np.isfinite(baseline).all()):
+            return undetermined(1 - alpha, len(attack), Basis.ATTACKED)
+        found = quantile_ratio(attack, baseline, self.quantile, alpha)
+        details = (
+            Quantity(f"attack's {self.metric} distance", float(np.quantile(attack, self.quantile))),
+            Quantity(f"best {self.metric} distance without the model", float(np.quantile(baseline, self.quantile))),
+        )
+        return Measurement(found.value, found.low, found.high, 1 - alpha, len(attack), Basis.ATTACKED, details)
+
+    def distances(self, seen: Reconstruction) -> tuple[NDArray[float64], NDArray[float64]]:
+        """The distances of the attack and of the baseline, `(n,)` each, 0 for a perfect reconstruction."""
+        if self.metric == "mse":
+            return seen.mse, seen.baseline_mse
+        return 1 - seen.ssim, 1 - seen.baseline_ssim
+
+    def no_leak(self) -> float:
+        """1: as far away as the best guess without the model."""
+        return 1.0

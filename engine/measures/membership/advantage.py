@@ -1,0 +1,48 @@
+"""Membership advantage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ...measure import Reads
+from ...measurement import Basis, Measurement, Quantity
+from ...observation import Goal
+from ._scores import membership, unusable
+
+if TYPE_CHECKING:
+    from ...ledger import Account
+    from ...observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """How much better than guessing an adversary tells training records from others (TPR less FPR).
+
+    The threshold is chosen on one half of the records and judged on the other, both ways round; the upper end holds for
+    the best threshold there is.
+    """
+
+    reads: ClassVar[Reads] = Reads.MEMBERSHIP
+    goals: ClassVar[frozenset[Goal]] = frozenset({Goal.MEMBERSHIP})
+    higher_is_safer: ClassVar[bool] = False
+    suffix: ClassVar[str] = ""
+    source: ClassVar[str] = "Yeom et al. 2018, arXiv 1709.01604, def. 4"
+
+    def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
+        """The cross-fitted advantage with its interval."""
+        from ...statistics import advantage
+
+        seen = membership(observation)
+        nothing = unusable(seen, alpha)
+        if nothing:
+            return nothing
+        best = advantage(seen.scores, seen.members, seen.groups, alpha)
+        found, rates = best.interval, best.rates
+        details = (Quantity("TPR", rates.true_positives.share), Quantity("FPR", rates.false_positives.share))
+        n = rates.true_positives.n + rates.false_positives.n
+        return Measurement(found.value, found.low, found.high, 1 - alpha, n, Basis.ATTACKED, details)
+
+    def no_leak(self) -> float:
+        """0: the adversary does no better than a coin."""
+        return 0.0

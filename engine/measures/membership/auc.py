@@ -1,0 +1,41 @@
+"""Area under the ROC of a membership attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ...measure import Reads
+from ...measurement import Basis, Measurement
+from ...observation import Goal
+from ._scores import membership, unusable
+
+if TYPE_CHECKING:
+    from ...ledger import Account
+    from ...observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Auc:
+    """Probability that a training record looks more like one than another record does."""
+
+    reads: ClassVar[Reads] = Reads.MEMBERSHIP
+    goals: ClassVar[frozenset[Goal]] = frozenset({Goal.MEMBERSHIP})
+    higher_is_safer: ClassVar[bool] = False
+    suffix: ClassVar[str] = ""
+    source: ClassVar[str] = "Hanley & McNeil 1982; interval by Hoeffding 1963"
+
+    def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
+        """The area with a distribution-free interval."""
+        from ...statistics import auc
+
+        seen = membership(observation)
+        nothing = unusable(seen, alpha)
+        if nothing:
+            return nothing
+        found = auc(seen.scores, seen.members, alpha)
+        return Measurement(found.value, found.low, found.high, 1 - alpha, len(seen.scores), Basis.ATTACKED)
+
+    def no_leak(self) -> float:
+        """1/2: members and others look alike."""
+        return 0.5

@@ -1,0 +1,251 @@
+"""The plan: everything that will run, with parameters and seeds, and everything that cannot, and why.
+
+Made before anything runs and printed as it is; nothing in it is computed while running.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, cast
+
+from . import registry
+from .attack import Attack
+from .measure import Reads
+from .policy import AttackChoice, Policy, Requirement
+from .target import Access, Exposure
+
+if TYPE_CHECKING:
+    from .measurement import Measurement
+    from .observation import Observation
+    from .subject import Subject
+
+#: At most so many members are reconstructed by a record-level attack.
+VICTIMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attack with one set of parameters; it runs on the subject, on the leaky twin and on the null.
+
+    Attributes:
+        name: The attack.
+        attack: The plugin, its parameters set.
+        seed: What its randomness is drawn from.
+        queries: Forward passes that it needs on the subject.
+    """
+
+    name: str
+    attack: Attack
+    seed: int
+    queries: int
+
+    @property
+    def parameters(self) -> str:
+        """Its parameters as canonical JSON."""
+        return parameters_of(self.attack)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other job of the plan."""
+        return f"{self.name}{self.parameters}"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """An attack that this adversary cannot mount here.
+
+    Attributes:
+        attack: Its name.
+        reason: Why, in words.
+        named: Whether the policy named it; then the requirement cannot be met without it.
+    """
+
+    attack: str
+    reason: str
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one requirement rests on.
+
+    Attributes:
+        requirement: The requirement.
+        jobs: Identities of the jobs whose outcome it is judged by.
+        obstacles: Attacks of its kind that will not run.
+        missing: Why it cannot be measured at all; empty where it can.
+        alpha: The error that each of its intervals may spend.
+    """
+
+    requirement: Requirement
+    jobs: tuple[str, ...]
+    obstacles: tuple[Obstacle, ...]
+    missing: str
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that will run, and everything that cannot.
+
+    Attributes:
+        policy: What must hold.
+        seed: The run's seed; every other one is derived from it.
+        access: What the adversary holds.
+        exposure: What a query returns to him.
+        assignments: One for each requirement, in the policy's order.
+        jobs: Every distinct attack once.
+        refutation_alpha: The error that the test of a claimed or proved ε against the attacks may spend.
+    """
+
+    policy: Policy
+    seed: int
+    access: Access
+    exposure: Exposure
+    assignments: tuple[Assignment, ...]
+    jobs: tuple[Job, ...]
+    refutation_alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRun:
+    """What an attack did where the answer is known.
+
+    Attributes:
+        observation: Its outcome, or `None` where the control could not run.
+        reason: Why not, or what the control was.
+    """
+
+    observation: Observation | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: The job.
+        observation: Its outcome on the subject; `None` where it crashed.
+        reason: What stopped it; empty where it ran.
+        positive: The same attack on the leaky twin.
+        negative: The same attack where there is nothing to find.
+        seconds: Time it took, the controls included.
+        queries: Records it sent through the subject.
+    """
+
+    job: Job
+    observation: Observation | None
+    reason: str
+    positive: ControlRun
+    negative: ControlRun
+    seconds: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOutcome:
+    """What the accountants said of one requirement; exactly one field is set.
+
+    Attributes:
+        measurement: What they proved, or what the subject claims.
+        missing: Why there is nothing to account.
+        failed: How an accountant failed.
+    """
+
+    measurement: Measurement | None = None
+    missing: str = ""
+    failed: str = ""
+
+    def __post_init__(self) -> None:
+        if sum([self.measurement is not None, bool(self.missing), bool(self.failed)]) != 1:
+            raise ValueError("an account outcome is a measurement, a lack or a failure")
+
+
+def parameters_of(plugin: object) -> str:
+    """A plugin's parameters as canonical JSON."""
+    return json.dumps(asdict(plugin), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
+
+
+def derive(seed: int, *names: str) -> int:
+    """A seed of its own for everything that has a name; the same for the same run's seed."""
+    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def make_plan(policy: Policy, subject: Subject, seed: int) -> Plan:
+    """Decide what runs. Reads no record, loads no model, imports no torch."""
+    exposure = Exposure.LOGITS if policy.access is Access.WEIGHTS else subject.release.exposes
+    share = (1 - policy.confidence) / _statements(policy, subject)
+    jobs: dict[str, Job] = {}
+    assignments = []
+    for requirement in policy.requirements:
+        runnable, obstacles = _attacks(requirement, policy.access, exposure, subject)
+        for choice in runnable:
+            job = _job(choice, subject, seed)
+            jobs.setdefault(job.identity, job)
+        identities = tuple(choice.name + parameters_of(choice.attack) for choice in runnable)
+        missing = _missing(requirement, subject, runnable)
+        alpha = share / max(1, len(runnable))
+        assignments.append(Assignment(requirement, identities, tuple(obstacles), missing, alpha))
+    found = tuple(jobs.values())
+    members = sum(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in found)
+    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, share / max(1, members))
+
+
+def _statements(policy: Policy, subject: Subject) -> int:
+    """Over how many statistical statements the family-wise error is split; a proof makes none."""
+    judged = sum(requirement.measure.reads is not Reads.ACCOUNT for requirement in policy.requirements)
+    refutable = subject.account.claim is not None or subject.account.ledger is not None
+    return max(1, judged + refutable)
+
+
+def _attacks(
+    requirement: Requirement, access: Access, exposure: Exposure, subject: Subject
+) -> tuple[list[AttackChoice], list[Obstacle]]:
+    """The attacks that can be mounted for a requirement, and those that cannot."""
+    runnable, obstacles = [], []
+    for choice in requirement.attacks or _suite(requirement):
+        reason = choice.attack.threat.obstacle(access, exposure, subject.auxiliary is not None)
+        if reason:
+            obstacles.append(Obstacle(choice.name, reason, named=requirement.attacks is not None))
+        else:
+            runnable.append(choice)
+    return runnable, obstacles
+
+
+def _suite(requirement: Requirement) -> Iterable[AttackChoice]:
+    """Every attack of the kind that the measure reads, with the defaults of its paper."""
+    kind = requirement.measure.reads
+    for name in registry.names("attacks"):
+        if name.startswith(f"{kind}."):
+            attack = cast(Attack, registry.load("attacks", name)())
+            if attack.threat.goal in requirement.measure.goals:
+                yield AttackChoice(name, attack)
+
+
+def _job(choice: AttackChoice, subject: Subject, seed: int) -> Job:
+    parameters = parameters_of(choice.attack)
+    targets = subject.task.classes if choice.attack.threat.goal == "class-representative" else VICTIMS
+    queries = choice.attack.queries(targets, VICTIMS)
+    return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries)
+
+
+def _missing(requirement: Requirement, subject: Subject, runnable: list[AttackChoice]) -> str:
+    """Why a requirement cannot be measured at all."""
+    reads = requirement.measure.reads
+    needs = {
+        Reads.MEMBERSHIP: ("members", "nonmembers"),
+        Reads.INVERSION: ("members", "auxiliary"),
+        Reads.PREDICTIONS: ("nonmembers",),
+        Reads.ACCOUNT: (),
+    }[reads]
+    absent = [f"spec.data.{name}" for name in needs if getattr(subject, name) is None]
+    if absent:
+        return f"the subject names no {' and no '.join(absent)}"
+    if reads in {Reads.MEMBERSHIP, Reads.INVERSION} and not runnable:
+        return "no attack of its kind can be mounted by this adversary on this release"
+    return ""

@@ -1,0 +1,132 @@
+"""The report's figures with their captions, from the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from . import figures
+from .phrases import Evidence, bounds, count, measured, rule, status
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its words."""
+
+    svg: Markup
+    caption: str
+
+
+def illustrate(evidence: Evidence) -> tuple[Figure, ...]:
+    """Every figure of the report, in order; one that has nothing to draw says so."""
+    return (*_interval_figures(evidence), _roc_figure(evidence), *_distance_figures(evidence), _budget_figure(evidence))
+
+
+def _interval_figures(evidence: Evidence) -> tuple[Figure, ...]:
+    rows = [_interval_row(finding) for finding in evidence["findings"]]
+    parts = [rows[i : i + figures.MAX_ROWS] for i in range(0, len(rows), figures.MAX_ROWS)]
+    caption = (
+        "Every requirement's interval against its limit. The dashed line is the limit; to its right lies what the "
+        "policy forbids. A dot is a pass, a square a fail, a ring undecided, a triangle waived; an arrow points beyond "
+        "the axis."
+    )
+    return tuple(
+        Figure(Markup(figures.interval_plot(f"fig-interval-{i}", part)), caption) for i, part in enumerate(parts)
+    )
+
+
+def _interval_row(finding: Evidence) -> figures.Interval:
+    b = bounds(finding)
+    return figures.Interval(
+        name=finding["id"],
+        status=status(finding["status"]).word,
+        value=b.value,
+        low=b.low,
+        high=b.high,
+        limit=finding["limit"],
+        higher_is_safer=finding["direction"] == "min",
+        text=measured(finding, finding["limit"]),
+        rule=f"limit {rule(finding)}",
+    )
+
+
+def _roc_figure(evidence: Evidence) -> Figure:
+    curves = [
+        figures.Roc(c["attack"], c["fpr"], c["tpr"], c["low"] or (), c["high"] or (), c["members"], c["nonmembers"])
+        for c in evidence["figures"]["roc"]
+    ]
+    advantages = [f["limit"] for f in _of(evidence, "membership.advantage")]
+    points = [figures.RocLimit(f["at"]["fpr"], f["limit"]) for f in _of(evidence, "membership.tpr") if "fpr" in f["at"]]
+    limits = figures.RocLimits(min(advantages, default=None), tuple(dict.fromkeys(points)))
+    caption = (
+        f"Membership attacks, both axes logarithmic{_sizes(curves)}. The dashed diagonal is chance: an attack on it "
+        "learns nothing. The band holds at each point by itself and is drawn for the eye; no verdict rests on it. Rates "
+        "below an axis lie on its edge."
+    )
+    return Figure(Markup(figures.roc_plot("fig-roc", curves, limits)), caption)
+
+
+def _sizes(curves: list[figures.Roc]) -> str:
+    """Over how many records, where it is the same for all curves."""
+    sizes = {(c.members, c.nonmembers) for c in curves}
+    if len(sizes) != 1:
+        return ""
+    members, nonmembers = sizes.pop()
+    return f", over {count(members)} members and {count(nonmembers)} nonmembers"
+
+
+def _of(evidence: Evidence, measure: str) -> list[Evidence]:
+    return [finding for finding in evidence["findings"] if finding["measure"] == measure]
+
+
+def _distance_figures(evidence: Evidence) -> tuple[Figure, ...]:
+    entries = evidence["figures"]["distances"]
+    if not entries:
+        words = "No inversion attack gave a distance: there is nothing to draw."
+        empty = figures.message("fig-distance-0", "Inversion attacks: distance to each target", words)
+        return (Figure(Markup(empty), "Inversion attacks: distance to each target."),)
+    return tuple(_distance_figure(i, entry, evidence) for i, entry in enumerate(entries))
+
+
+def _distance_figure(i: int, entry: Evidence, evidence: Evidence) -> Figure:
+    judged = [f for f in _of(evidence, "inversion.distance") if f["at"].get("metric", "mse") == entry["metric"]]
+    distances = figures.Distances(
+        metric=entry["metric"],
+        targets=entry["targets"],
+        attack=entry["attack_distance"],
+        baseline=entry["baseline_distance"],
+        baseline_name=entry["baseline"],
+        limit=max((f["limit"] for f in judged), default=None),
+    )
+    caption = (
+        f"{entry['attack']} ({entry['goal']}): distance ({figures.METRICS.get(entry['metric'], entry['metric'])}) of each reconstruction to its target, "
+        f"beside the best guess without the model ({entry['baseline']}). A dot below its ring is closer than that "
+        "guess. The bar is the limit times the target's own baseline; the requirement is judged over all targets together."
+    )
+    return Figure(Markup(figures.distance_plot(f"fig-distance-{i}", entry["attack"], distances)), caption)
+
+
+def _budget_figure(evidence: Evidence) -> Figure:
+    account = evidence["account"]
+    caption = "ε over the steps of training, the policy's limit, and what each accountant says of the whole training."
+    return Figure(Markup(figures.budget_plot("fig-budget", _budget(account, _epsilon_limit(evidence)))), caption)
+
+
+def _epsilon_limit(evidence: Evidence) -> float | None:
+    """The policy's smallest limit at the δ of the account; a refuted claim is no limit of the policy."""
+    delta = None if evidence["account"] is None else evidence["account"]["delta"]
+    judged = [f for f in _of(evidence, "privacy.epsilon") if f["basis"] != "attacked"]
+    return min((f["limit"] for f in judged if f["at"].get("delta", delta) == delta), default=None)
+
+
+def _budget(account: Evidence | None, limit: float | None) -> figures.Budget | None:
+    if account is None:
+        return None
+    return figures.Budget(
+        steps=[point["step"] for point in account["curve"]],
+        epsilon=[point["epsilon"] for point in account["curve"]],
+        spent=tuple(figures.Spent(a["name"], a["epsilon"], a["error"] or 0.0) for a in account["accountants"]),
+        limit=limit,
+        delta=account["delta"],
+    )
