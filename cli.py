@@ -91,7 +91,7 @@ def check(
         checked = run_check(
             policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report
         )  # fmt: skip
-    _print_result(checked, output)
+    _print_result(checked, output, signer is not None and out is not None)
     if out is not None:
         _write(checked, out, signer)
     raise typer.Exit(int(checked.verdict.exit_code))
@@ -155,6 +155,8 @@ def verify(
         typer.echo(f"{file}: {verification.summary}")
         for line in verification.lines:
             typer.echo(f"  {line}")
+        for missing in verification.missing:
+            typer.echo(f"  not looked at: {missing} is not there")
         worst = max(worst, Exit(verification.exit_code))
     raise typer.Exit(int(worst))
 
@@ -180,7 +182,7 @@ def demo(
             checked = run_check(
                 out / "policy.yaml", model_of(out, case), seed=seed, store=out / ".midguard", report=told
             )  # fmt: skip
-        _print_result(checked, Format.TABLE)
+        _print_result(checked, Format.TABLE, signed=True)
         _write(checked, out / case.name, signer)
         as_expected &= case.expects(checked.verdict)
         typer.echo("")
@@ -287,8 +289,8 @@ def _write(checked: Checked, out: Path, signer: Signer | None) -> None:
         _say("unsigned: name a key with --key to sign")
 
 
-def _print_result(checked: Checked, output: Format) -> None:
-    evidence = checked.evidence
+def _print_result(checked: Checked, output: Format, signed: bool) -> None:
+    evidence = {**checked.evidence, "signed": signed}
     match output:
         case Format.TABLE:
             from .reports.terminal import render_table
@@ -299,15 +301,15 @@ def _print_result(checked: Checked, output: Format) -> None:
         case Format.JUNIT:
             from .reports.junit import render_junit
 
-            typer.echo(render_junit(evidence))
+            typer.echo(render_junit(evidence), nl=False)
         case Format.SARIF:
             from .reports.sarif import render_sarif
 
-            typer.echo(render_sarif(evidence))
+            typer.echo(render_sarif(evidence, passes=False), nl=False)  # code scanning shows a pass as an alert
         case Format.MARKDOWN:
             from .reports.markdown import render_markdown
 
-            typer.echo(render_markdown(evidence))
+            typer.echo(render_markdown(evidence), nl=False)
         case _:
             assert_never(output)
 

@@ -1,12 +1,13 @@
 """The judges: how close a reconstruction came, beside the best guess without the model, and whether it identifies.
 
-A distance alone says little: on faces, a reconstruction that everybody recognises can be further from the photograph than
-the mean face is. So every distance stands beside that of the best no-model guess, and identity is judged by itself, by
-classifiers that never saw the model under attack and whose false positives are counted.
+A distance alone says little: on faces, a reconstruction that everybody recognises can be further from the photograph
+than the mean face is. So every distance stands beside that of the best no-model guess, and identity is judged by
+itself, by classifiers that never saw the model under attack and whose false positives are counted.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ _COMPONENTS = 60
 _SIDE = 32
 _NETWORK_STEPS, _NETWORK_BATCH = 300, 64
 #: Noise on the network's training records, as a share of their spread.
-_NOISE = 0.1
+_NOISE = 0.25
 
 Images = NDArray[np.float32]
 Distances = NDArray[np.float64]
@@ -43,7 +44,7 @@ Distances = NDArray[np.float64]
 
 
 def mean_squared_error(a: Images, b: Images) -> Distances:
-    """Mean squared error per value of each pair. Args: a, b `(n, *shape)`, or one of them `(1, *shape)`. Returns: `(n,)`."""
+    """Mean squared error per value of each pair. Args: a, b `(n, *shape)` or `(1, *shape)`. Returns: `(n,)`."""
     difference = a.astype(np.float64) - b.astype(np.float64)
     return np.asarray((difference**2).reshape(len(difference), -1).mean(axis=1))
 
@@ -51,8 +52,8 @@ def mean_squared_error(a: Images, b: Images) -> Distances:
 def structural_similarity(a: Images, b: Images, bounds: tuple[float, float]) -> Distances:
     """Structural similarity of each pair, in [-1, 1]; NaN where the records are not images (Wang et al. 2004, eq. 13).
 
-    The window is Gaussian, 11 x 11 with sigma 1.5, or the largest odd square that fits; only windows that lie wholly inside
-    the image count, channels are averaged.
+    The window is Gaussian, 11 x 11 with sigma 1.5, or the largest odd square that fits; only windows that lie wholly
+    inside the image count, channels are averaged.
 
     Args:
         a: `(n, channels, height, width)`, or `(1, ...)`.
@@ -231,7 +232,7 @@ def fit_evaluators(records: Records, bounds: tuple[float, float], seed: int) -> 
 def _appearance(x: Images, bounds: tuple[float, float]) -> Images:
     """What the evaluators look at: images with brightness and contrast taken out, other records scaled by their bounds.
 
-    Anybody can stretch a picture's contrast. Without this, a reconstruction that is merely dark passes for unrecognisable.
+    Anybody can stretch a picture's contrast. Without this, what is merely dark would pass for unrecognisable.
     """
     if _window(x.shape[1:]) is None:
         return np.asarray((x - bounds[0]) / (bounds[1] - bounds[0]) - 0.5, dtype=np.float32)
@@ -305,7 +306,10 @@ def _fit_discriminants(records: Records, seed: int) -> Classifier:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     project = _components(records, seed)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(project(records.x), records.y)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available")  # a class of one record adds no spread: as meant
+        model.fit(project(records.x), records.y)
     return lambda x: np.asarray(model.predict(project(x)))
 
 
@@ -387,21 +391,19 @@ def judge_classes(
         members: The records that the target was trained on.
         evaluators: They recognise a class, or do not.
         auxiliary: What the adversary owns.
-        nothing: `(r * k, *shape)`, the same attack's reconstructions of the same classes, r times over, from a model that
-            never saw them: what is recognised in them is a false positive.
+        nothing: `(r * k, *shape)`, the same attack's reconstructions of the same classes, r times over, from a model
+            that never saw them: what is recognised in them is a false positive.
 
     Raises:
-        NotMeasurable: No auxiliary records, no null reconstructions, or a class without members or unknown to the evaluators.
+        NotMeasurable: No reconstructions, no null reconstructions (the evaluators' false positives would be unknown),
+            no auxiliary records, or a class that has no member or that the evaluators do not know.
         AttackError: A reconstruction is not finite or has the wrong shape.
     """
     _check_images("reconstructions", images, (len(classes), *members.x.shape[1:]))
     _check_images("null reconstructions", nothing, (len(nothing), *members.x.shape[1:]))
+    if len(nothing) % len(classes):
+        raise ValueError(f"expected a multiple of {len(classes)} null reconstructions, found {len(nothing)}")
     owned = _owned(auxiliary)
-    if not len(nothing) or len(nothing) % max(1, len(classes)):
-        raise NotMeasurable(
-            f"{len(nothing)} null reconstructions for {len(classes)} classes: the evaluators' false positives are "
-            "unknown; reconstruct the same classes from a model that never saw them"
-        )
     _check_known(classes, members.y, "has no training record")
     _check_known(
         classes, evaluators.classes, "is unknown to the evaluators: give nonmembers or auxiliary records of it"
@@ -439,7 +441,7 @@ def judge_records(
         bounds: Smallest and largest value a record's entry may take; `None` for those that occur in the real records.
 
     Raises:
-        NotMeasurable: There are no auxiliary records.
+        NotMeasurable: There are no reconstructions, or no auxiliary records.
         AttackError: A reconstruction is not finite or has the wrong shape.
     """
     _check_images("reconstructions", images, victims.x.shape)
@@ -474,7 +476,9 @@ def _owned(auxiliary: Records | None) -> Records:
 
 
 def _check_images(what: str, images: Images, shape: tuple[int, ...]) -> None:
-    """Refuse reconstructions that cannot be judged; NaN would otherwise count as not recognised."""
+    """Refuse reconstructions that cannot be judged: NaN would count as not recognised, none as never recognised."""
+    if not shape[0]:
+        raise NotMeasurable(f"there are no {what} to judge")
     if images.shape != shape:
         raise AttackError(f"expected {what} of shape {shape}, found {images.shape}")
     if not np.isfinite(images).all():
@@ -498,7 +502,7 @@ def _range(*arrays: Images) -> tuple[float, float]:
 
 
 def nearest_identity(images: Images, gallery: Records) -> NDArray[np.int64]:
-    """The class of the gallery's record that is nearest, entry by entry. Args: images `(n, *shape)`. Returns: `(n,)`."""
+    """The class of the gallery's nearest record, value by value. Args: images `(n, *shape)`. Returns: `(n,)`."""
     return np.asarray(gallery.y[_pairwise(images, gallery.x).argmin(axis=1)])
 
 

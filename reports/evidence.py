@@ -6,7 +6,7 @@ Evidence that is incomplete or contradicts itself is refused: a rendering never 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..engine.errors import InputError
@@ -93,7 +93,8 @@ class Row:
     @property
     def why(self) -> str:
         """One line: why it came out so and what to do."""
-        return " ".join(part for part in (self.reason, self.remedy) if part) or "no reason was recorded"
+        remedy = self.remedy[:1].upper() + self.remedy[1:]
+        return " ".join(f"{part.rstrip('.')}." for part in (self.reason, remedy) if part) or "No reason was recorded."
 
     @property
     def origin(self) -> str:
@@ -110,10 +111,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """An attack that tells nothing here, and why.
+    """Attacks that tell nothing here, and why.
 
     Attributes:
-        attack: The attack's name.
+        attack: The attack's name; several are separated by commas.
         reason: Why it did not run or does not count.
     """
 
@@ -220,8 +221,8 @@ def read(evidence: Mapping[str, object]) -> Result:
         architecture=_architecture(subject),
         adversary=_adversary(mapping(evidence, "adversary")),
         rows=tuple(_row(finding) for finding in findings),
-        not_tested=tuple(Gap(text(e, "attack"), text(e, "reason")) for e in entries(evidence, "notTested")),
-        blind=tuple(gap for finding in findings for gap in _blind(finding)),
+        not_tested=_grouped(Gap(text(e, "attack"), text(e, "reason")) for e in entries(evidence, "notTested")),
+        blind=_grouped(gap for finding in findings for gap in _blind(finding)),
         signed=evidence.get("signed") is True,
     )
     _refuse_contradiction(result)
@@ -289,6 +290,14 @@ def _blind(finding: Mapping[str, object]) -> list[Gap]:
         if isinstance(positive, Mapping) and positive.get("ok") is not True:
             gaps.append(Gap(f"{text(attack, 'name')} in {text(finding, 'id')}", text(positive, "reason")))
     return gaps
+
+
+def _grouped(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
+    """Gaps of the same reason as one."""
+    attacks: dict[str, list[str]] = {}
+    for gap in gaps:
+        attacks.setdefault(gap.reason, []).append(gap.attack)
+    return tuple(Gap(", ".join(names), reason) for reason, names in attacks.items())
 
 
 def _named(entry: Mapping[str, object]) -> Named:

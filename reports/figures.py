@@ -48,7 +48,7 @@ from .drawing import (
 #: How a metric's distance is written.
 METRICS = {"mse": "MSE", "ssim": "1 − SSIM"}
 #: More than this is not drawn; the figure says how many are missing.
-MAX_PANELS, MAX_TARGETS, MAX_ROWS = 8, 40, 20
+MAX_PANELS, MAX_TARGETS, MAX_ROWS, MAX_LIMITS = 6, 40, 20, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,7 @@ def _roc_panel(
         _band(curve, x, y) if len(known) > 1 else "",
         line(x.start, y.start, x.end, y.end, QUIET, 1, CHANCE_DASH, "chance"),
         _advantage(limits.advantage, floor, x, y),
-        *(_ceiling(p, x, y) for p in limits.points),
+        *(_ceiling(p, x, y) for p in limits.points[:MAX_LIMITS]),
         polyline(known, LINE, 1.8, "curve") if len(known) > 1 else "",
     ]
     if len(known) < 2:
@@ -377,7 +377,7 @@ def _roc_legend(limits: RocLimits) -> list[Entry]:
     ]
     if limits.advantage is not None:
         entries.append(Entry(line(0, 0, 24, 0, LIMIT, 1.5, LIMIT_DASH), f"limit: advantage {number(limits.advantage)}"))
-    for p in limits.points:
+    for p in limits.points[:MAX_LIMITS]:
         sample = line(12, -7, 12, 7, LIMIT, 1, GUIDE_DASH) + line(0, 0, 24, 0, LIMIT, 3)
         entries.append(
             Entry(sample, f"limit: true-positive rate {number(p.tpr)} at false-positive rate {number(p.fpr)}")

@@ -61,8 +61,8 @@ def _roc_figure(evidence: Evidence) -> Figure:
     limits = figures.RocLimits(min(advantages, default=None), tuple(dict.fromkeys(points)))
     caption = (
         f"Membership attacks, both axes logarithmic{_sizes(curves)}. The dashed diagonal is chance: an attack on it "
-        "learns nothing. The band holds at each point by itself and is drawn for the eye; no verdict rests on it. Rates "
-        "below an axis lie on its edge."
+        "learns nothing. The band holds at each point by itself and is drawn for the eye; no verdict rests on it. "
+        "Rates below an axis lie on its edge."
     )
     return Figure(Markup(figures.roc_plot("fig-roc", curves, limits)), caption)
 
@@ -100,9 +100,10 @@ def _distance_figure(i: int, entry: Evidence, evidence: Evidence) -> Figure:
         limit=max((f["limit"] for f in judged), default=None),
     )
     caption = (
-        f"{entry['attack']} ({entry['goal']}): distance ({figures.METRICS.get(entry['metric'], entry['metric'])}) of each reconstruction to its target, "
+        f"{entry['attack']} ({entry['goal']}): distance of each reconstruction to its target, "
         f"beside the best guess without the model ({entry['baseline']}). A dot below its ring is closer than that "
-        "guess. The bar is the limit times the target's own baseline; the requirement is judged over all targets together."
+        "guess. The bar is the limit times the target's own baseline; the requirement is judged over all targets "
+        "together."
     )
     return Figure(Markup(figures.distance_plot(f"fig-distance-{i}", entry["attack"], distances)), caption)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -143,14 +144,24 @@ def _write(html: str, enclosures: tuple[Enclosure, ...], created: datetime) -> b
         from weasyprint.urls import FatalURLFetchingError
     except (OSError, ImportError) as error:
         raise MidguardError(_INSTALL.format(error=error)) from error
+    undrawn: set[int] = set()
+    attachments = [_attach(enclosure, created) for enclosure in enclosures]
     try:
         source = weasyprint.HTML(string=html, base_url=None, url_fetcher=_refuse)
-        written: Any = source.write_pdf(
-            finisher=_finish, attachments=[_attach(e, created) for e in enclosures], pdf_variant=VARIANT
-        )
+        finisher = partial(_finish, undrawn)
+        written: Any = source.write_pdf(finisher=finisher, attachments=attachments, pdf_variant=VARIANT)
     except FatalURLFetchingError as error:
         raise MidguardError(str(error)) from None
+    if any(chr(code).isascii() and chr(code).isprintable() for code in undrawn):
+        raise MidguardError(_NO_FONT)
+    if undrawn:
+        return _write(_spelled(html, undrawn), enclosures, created)
     return bytes(written)
+
+
+def _spelled(html: str, codes: set[int]) -> str:
+    """The page with characters that no font can draw spelled as `[U+6F22]`; PDF/A has no place for an empty box."""
+    return html.translate({code: f"[U+{code:04X}]" for code in codes})
 
 
 def _refuse(url: str, *_: object, **__: object) -> NoReturn:
@@ -173,10 +184,14 @@ def _attach(enclosure: Enclosure, created: datetime) -> Attachment:
     )
 
 
-def _finish(document: Document, pdf: pydyf.PDF) -> None:
-    """Refuse a report without text, and name each attachment once: WeasyPrint 70.0 writes it twice (its issue 2917)."""
+def _finish(undrawn: set[int], document: Document, pdf: pydyf.PDF) -> None:
+    """Refuse a report without text, note what no font can draw, and name each attachment once.
+
+    WeasyPrint 70.0 names it twice (its issue 2917).
+    """
     if not document.fonts:
         raise MidguardError(_NO_FONT)
+    undrawn.update(code for font in document.fonts.values() for code in font.missing)
     attached = pdf.catalog["AF"]
     once = list(dict.fromkeys(attached))
     attached.clear()

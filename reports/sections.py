@@ -17,7 +17,7 @@ from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
 
-_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 10, 4, 3
+_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 10, 3, 3
 _POLICY_LINES = 1500
 _SEVERITIES = ("critical", "high", "medium", "low")
 #: What YAML takes for the end of a line.
@@ -146,8 +146,8 @@ class Report:
     def title(self) -> str:
         """The document's title, also in the file's metadata."""
         subject, policy = self.evidence["subject"], self.evidence["policy"]
-        names = (subject["name"], subject["version"], "policy", policy["name"], policy["version"])
-        return f"Privacy test report: {' '.join(names)}"
+        model, rules = (f"{named['name']} {named['version']}" for named in (subject, policy))
+        return f"Privacy test report: {model}, policy {rules}"
 
 
 def compose(evidence: Evidence, signer: SignerCard | None) -> Report:

@@ -242,5 +242,5 @@ def _missed(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Mention, ...
 def _belongs(name: str, row: AttackClass) -> bool:
     """By the goal that the attack declares; one that this version does not know, by the folder in its name."""
     if name in registry.names("attacks"):
-        return registry.load("attacks", name).threat.goal in row.goals  # type: ignore[attr-defined, no-any-return]
+        return registry.load("attacks", name).threat.goal in row.goals  # type: ignore[attr-defined]
     return bool(row.kind) and name.split(".", maxsplit=1)[0] == row.kind

@@ -276,8 +276,8 @@ def test_an_answer_that_tells_no_classes_apart_gives_one_score(name: str, releas
     np.testing.assert_array_equal(found, found[0])
 
 
-def test_not_even_the_order_of_a_sum_tells_the_labels_of_equal_answers_apart() -> None:
-    # Left to itself the sum over the other classes depends on which one is left out, in its last bit.
+def test_no_rounding_error_tells_the_labels_of_equal_answers_apart() -> None:
+    # A difference in the last bit would rank equal answers by their recorded label.
     for classes in range(2, 130):
         labels = np.arange(classes)
         assert len(np.unique(scores("modified_entropy", np.zeros((classes, classes)), labels))) == 1
@@ -343,3 +343,43 @@ def test_finds_nothing_where_there_is_nothing(name: str) -> None:
     logits, labels, members = planted(leak=0.0)
     band = 4 * np.sqrt((2 * COUNT + 1) / (12 * COUNT**2))
     assert abs(roc_auc_score(members, scores(name, logits, labels)) - 0.5) < band
+
+
+def classes_of_unlike_difficulty(auxiliary: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Scores where class 1 is much harder than class 0 and members are a little surer than others in each."""
+    rng = np.random.default_rng(4)
+    labels = np.arange(1200) % 2
+    members = np.arange(1200) < 400
+    sure = np.where(labels == 0, 6.0, 0.0) + 1.5 * members + rng.normal(size=1200)
+    logits = np.zeros((1200, 3))
+    logits[np.arange(1200), labels] = sure
+    target = target_of(logits, LOGITS)
+    pool, others = candidates_of(labels).take(np.arange(800)), candidates_of(labels).take(np.arange(800, 1200))
+    target.auxiliary = others if auxiliary else None
+    return attack("modified_entropy").score(target, pool, 0, lambda share: None), members[:800]
+
+
+def test_modified_entropy_has_a_threshold_for_each_class() -> None:
+    """With one threshold for all, the easy class looks like members; with one for each, the members do."""
+    pooled, members = classes_of_unlike_difficulty(auxiliary=False)
+    by_class, _ = classes_of_unlike_difficulty(auxiliary=True)
+    assert roc_auc_score(members, by_class) > roc_auc_score(members, pooled) + 0.1
+
+
+def test_modified_entropy_of_a_class_without_auxiliary_records_is_counted_from_the_middle_of_all() -> None:
+    from midguard.attacks.membership.modified_entropy import middle_of_each_class, modified_entropy
+
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(size=(60, 3)), np.zeros(60, dtype=np.int64)
+    target, records = target_of(logits, LOGITS), candidates_of(labels)
+    entropy = modified_entropy(target, records)
+    np.testing.assert_allclose(middle_of_each_class(target, records), np.full(3, np.median(entropy)))
+
+
+def test_modified_entropy_does_not_lose_its_answer_to_auxiliary_records_without_one() -> None:
+    logits = np.zeros((40, 3))
+    logits[20:] = np.nan
+    target = target_of(logits, LOGITS)
+    target.auxiliary = candidates_of(np.zeros(40, dtype=np.int64)).take(np.arange(20, 40))
+    pool = candidates_of(np.zeros(40, dtype=np.int64)).take(np.arange(20))
+    assert np.isfinite(attack("modified_entropy").score(target, pool, 0, lambda share: None)).all()

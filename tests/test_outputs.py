@@ -324,10 +324,25 @@ def test_every_row_that_is_not_a_pass_says_why_and_what_to_do(width: int) -> Non
             assert f"{entry['reason']} {entry['remedy']}".strip() in text
 
 
+def test_reason_and_remedy_become_sentences_however_they_were_written() -> None:
+    document = evidence()
+    document["findings"][1] |= {"reason": "at most 0.1 is allowed", "remedy": "train with DP-SGD"}
+    assert "    at most 0.1 is allowed. Train with DP-SGD.\n" in printed(document)
+
+
+def test_attacks_that_were_not_tested_for_the_same_reason_share_it() -> None:
+    document = evidence()
+    document["notTested"] += [{"attack": "inversion.mi_face", "reason": document["notTested"][0]["reason"]}]
+    document["notTested"] += [{"attack": "membership.lira", "reason": ""}]
+    text = printed(document)
+    assert "not tested: inversion.gradient, inversion.mi_face (it needs the weights" in text
+    assert "hold); membership.lira\n" in text
+
+
 def test_a_row_without_a_recorded_reason_says_so() -> None:
     document = evidence()
     document["findings"][1] |= {"reason": "", "remedy": None}
-    assert "no reason was recorded" in printed(document)
+    assert "No reason was recorded." in printed(document)
 
 
 def test_colour_is_never_the_only_sign(monkeypatch: pytest.MonkeyPatch) -> None:

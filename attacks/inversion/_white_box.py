@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...engine.errors import AttackError
+
 if TYPE_CHECKING:
     import torch
     from numpy import float32, int64
@@ -97,7 +99,7 @@ class Views:
 
 
 def total_variation(x: torch.Tensor) -> torch.Tensor:
-    """Sum of the absolute differences of neighbours, down and across; its gradient per value lies in [-4, 4] at any size.
+    """Sum of the absolute differences of neighbours; its gradient per value lies in [-4, 4] whatever the size.
 
     Args:
         x: `(n, *shape)`.
@@ -116,12 +118,17 @@ def gradient_at(x: torch.Tensor, objective: Callable[[torch.Tensor], torch.Tenso
     Args:
         x: `(n, *shape)`.
         objective: From `(n, *shape)` to `(n,)`. One that does not depend on its argument has gradient 0.
+
+    Raises:
+        AttackError: The objective is not finite.
     """
     import torch
 
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         value = objective(leaf)
+        if not bool(torch.isfinite(value).all()):
+            raise AttackError("the model's answer to a reconstruction is not finite: check its weights")
         if not value.requires_grad:
             return Slope(value, torch.zeros_like(x))
         (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True, materialize_grads=True)

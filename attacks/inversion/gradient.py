@@ -1,14 +1,14 @@
 """The strong white-box inversion that needs no records: what an adversary with the weights can do in a minute.
 
-Its parts are those that made later attacks strong at little cost: a max-margin loss (PLG-MI), total variation, random views
-at every step, restarts, and selection of the restart that the model recognises through most random views (PPA).
+Its parts are those that made later attacks strong at little cost: a max-margin loss (PLG-MI), total variation, random
+views at every step, restarts, and selection of the restart that the model recognises through most random views (PPA).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from ...engine.attack import ThreatModel
 from ...engine.observation import Goal
@@ -24,23 +24,20 @@ if TYPE_CHECKING:
     from ...engine.target import Target
 
 
-class _Loss(StrEnum):
-    """What is descended on."""
-
-    MARGIN = "margin"
-    CROSS_ENTROPY = "ce"
+#: What is descended on: the lead of another class's logit, or the cross-entropy.
+_Loss = Literal["margin", "ce"]
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """Optimises images until the model recognises the class in many views of them (Adam, max-margin, total variation).
+    """Optimises records until the model recognises the class in many views of them (max-margin).
 
-    The gradient of the loss is divided by the largest that the row has met, so that neither the scale of the logits nor the
-    size of the image decides how much the total variation counts.
+    The gradient of the loss is divided by the largest that the row has met, so that neither the scale of the logits nor
+    the size of the image decides how much the total variation counts.
 
     Attributes:
-        loss: `margin`, the largest logit of another class minus the class's own; or `ce`, cross-entropy, which fades once
-            the model is sure, so that the total variation should weigh a hundredth.
+        loss: `margin`, the largest logit of another class minus the class's own; or `ce`, cross-entropy, which fades
+            once the model is sure, so that the total variation should weigh a hundredth.
         steps: Adam steps.
         learning_rate: Adam's step, as a share of the range of values.
         total_variation: Weight of the differences between neighbours.
@@ -51,7 +48,7 @@ class Gradient:
         flip: Whether half of the views are mirrored.
     """
 
-    loss: str = "margin"
+    loss: _Loss = "margin"
     steps: int = 300
     learning_rate: float = 0.05
     total_variation: float = 0.1
@@ -73,8 +70,8 @@ class Gradient:
     )
 
     def __post_init__(self) -> None:
-        if self.loss not in tuple(_Loss):
-            raise ValueError(f"expected loss={self.loss!r} to be one of {', '.join(_Loss)}")
+        if self.loss not in get_args(_Loss):
+            raise ValueError(f"expected loss={self.loss!r} to be one of {', '.join(get_args(_Loss))}")
         for name in ("steps", "restarts", "transforms"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
@@ -137,7 +134,7 @@ class Gradient:
         steepest = torch.zeros(len(x), *(1 for _ in target.shape), device=place.device, dtype=place.dtype)
         for _ in range(self.steps):
             maps = views.draw(len(x), place, generator)
-            slope = gradient_at(x, lambda rows, m=maps: self._lack(module(views.apply(rows, m)), labels)).gradient
+            slope = gradient_at(x, partial(self._lack, module, views, maps, labels)).gradient
             steepest = torch.maximum(steepest, _size(slope))
             rough = gradient_at(x, total_variation).gradient
             x.grad = slope / steepest.clamp_min(torch.finfo(place.dtype).tiny) + self.total_variation * rough
@@ -145,12 +142,15 @@ class Gradient:
             x.clamp_(low, high)
         return x
 
-    def _lack(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What each row lacks to be seen as its class. Args: logits `(n, classes)`. Returns: `(n,)`."""
+    def _lack(
+        self, module: torch.nn.Module, views: Views, maps: torch.Tensor, labels: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
+        """What each row lacks to be seen as its class through its view. Args: x `(n, *shape)`. Returns: `(n,)`."""
         import torch
         from torch.nn.functional import cross_entropy
 
-        if self.loss == _Loss.CROSS_ENTROPY:
+        logits: torch.Tensor = module(views.apply(x, maps))
+        if self.loss == "ce":
             return cross_entropy(logits, labels, reduction="none")
         own = logits.gather(1, labels[:, None])[:, 0]
         rival = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)

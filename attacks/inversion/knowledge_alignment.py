@@ -25,7 +25,7 @@ _FEWEST = 10
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeAlignment:
-    """Reconstructs a record from the model's answer on it, by a decoder trained on the adversary's own records.
+    """Reconstructs a record from the model's answer, by a decoder trained on the adversary's own records.
 
     The decoder learns from exactly what the release exposes (all probabilities, the largest few, rounded ones, the
     label alone), so the attack adapts to every such defense. An adversary would never do worse than his simplest

@@ -21,13 +21,20 @@ from ._opacus import Clipping, Mode
 if TYPE_CHECKING:
     from ._protocol import Setting
 
-_REPLACEMENTS = {
-    "BatchNorm": "use group normalisation instead (architecture option norm: group, torch.nn.GroupNorm)",
-    "SyncBatchNorm": "use group normalisation instead (architecture option norm: group, torch.nn.GroupNorm)",
-    "InstanceNorm": "set track_running_stats=False",
-    "LSTM": "use opacus.layers.DPLSTM instead",
-    "GRU": "use opacus.layers.DPGRU instead",
-    "MultiheadAttention": "use opacus.layers.DPMultiheadAttention instead",
+_GROUP_NORM = Problem(
+    "it normalises each record by the others of its batch",
+    hint="use group normalisation (architecture option norm: group, torch.nn.GroupNorm)",
+)
+#: By the beginning of a layer's name: why Opacus refuses it, and what to use instead.
+_REFUSED = {
+    "BatchNorm": _GROUP_NORM,
+    "SyncBatchNorm": _GROUP_NORM,
+    "InstanceNorm": Problem("it keeps running statistics of the records", hint="set track_running_stats=False"),
+    "LSTM": Problem("its per-record gradients cannot be had", hint="use opacus.layers.DPLSTM"),
+    "GRU": Problem("its per-record gradients cannot be had", hint="use opacus.layers.DPGRU"),
+    "MultiheadAttention": Problem(
+        "its per-record gradients cannot be had", hint="use opacus.layers.DPMultiheadAttention"
+    ),
 }
 #: Forward passes of differently composed batches differ by rounding alone below this share.
 _ROUNDING = 1e-4
@@ -65,7 +72,7 @@ def _undisturbed() -> Iterator[None]:
 def _check_layers(module: nn.Module) -> None:
     """Layers that Opacus refuses, each with what to use instead."""
     problems = [
-        Problem(f"layer '{name}' ({type(layer).__name__}): {error}", hint=_replacement(layer))
+        _refusal(name, layer, str(error))
         for name, layer in module.named_modules()
         if type(layer) in ModuleValidator.VALIDATORS
         for error in ModuleValidator.VALIDATORS[type(layer)](layer)
@@ -74,9 +81,12 @@ def _check_layers(module: nn.Module) -> None:
         raise InputError(tuple(problems))
 
 
-def _replacement(layer: nn.Module) -> str:
-    name = type(layer).__name__
-    return next((way for start, way in _REPLACEMENTS.items() if name.startswith(start)), "use another layer")
+def _refusal(name: str, layer: nn.Module, error: str) -> Problem:
+    """The problem with one layer."""
+    kind = type(layer).__name__
+    known = next((problem for start, problem in _REFUSED.items() if kind.startswith(start)), None)
+    why = known or Problem(error, hint="use another layer")
+    return Problem(f"layer '{name}' ({kind}) cannot be trained privately: {why.message}", hint=why.hint)
 
 
 def _check_parameters(setting: Setting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,14 +104,20 @@ class Clipping:
             return self._no_gradients(x)
         logits: torch.Tensor = self.wrapped(x)
         losses = nn.functional.cross_entropy(logits, y, reduction="none")
-        if not self._ghost:
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            return logits.detach()
-        DPTensorFastGradientClipping(self.wrapped, self.optimizer, losses, loss_reduction="sum").backward()
-        finite = self.wrapped.per_sample_gradient_norms.isfinite()
-        if not bool(finite.all()):  # their weight was zero, but zero times infinity is none: leave them out
-            self.gradients(x[finite], y[finite])
+        with warnings.catch_warnings(action="ignore"):  # records need no gradient, as torch remarks on every step
+            if self._ghost:
+                DPTensorFastGradientClipping(self.wrapped, self.optimizer, losses, loss_reduction="sum").backward()
+            else:
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+        if self._ghost:
+            self._leave_out_infinite(x, y)
         return logits.detach()
+
+    def _leave_out_infinite(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Start again without the records whose gradient is not finite: zero times infinity is not zero."""
+        finite = self.wrapped.per_sample_gradient_norms.isfinite()
+        if not bool(finite.all()):
+            self.gradients(x[finite], y[finite])
 
     def _no_gradients(self, x: torch.Tensor) -> torch.Tensor:
         """An empty sample: its sum is zero, and noise is added to that."""
@@ -173,6 +180,8 @@ class DpSgdRun:
         """Fresh Poisson samples; nobody can repeat them, for the accountants count on that."""
         self._epoch += 1
         for _ in range(self._steps, self._steps_by(self._epoch)):
+            if self._drawn is not None:
+                raise MidguardError("a sample was drawn and left out: choosing among samples is not accounted for")
             sample = poisson_sample(self._setting.records, self._planned.sampling_probability)
             self._drawn = len(sample)
             yield torch.from_numpy(sample)

@@ -1,0 +1,96 @@
+"""What several test files share: one careless model, trained once a session, and the gate run as a user runs it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+apiVersion: midguard.dev/v1
+kind: Recipe
+metadata: {name: careless, version: "1"}
+spec:
+  architecture: {name: mlp, hidden: [128]}
+  task: {kind: classification, classes: 10, input: [1, 8, 8], range: [0, 1]}
+  data:
+    source: builtin:digits
+    label_noise: 0.2
+    split: {members: 0.34, nonmembers: 0.33, auxiliary: 0.33, seed: 3}
+  optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
+  epochs: 100
+  batch_size: 32
+  seed: 3
+  release: {exposes: probabilities}
+"""
+
+POLICY = """
+apiVersion: midguard.dev/v1
+kind: PrivacyPolicy
+metadata: {name: test, version: "1", owner: privacy-office@example.org}
+spec:
+  adversary: {access: %s}
+  confidence: 0.95
+  requirements:
+%s
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that learnt its records by heart; not to be written to."""
+    from midguard.engine.training import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    return train(recipe, folder / "careless").parent
+
+
+@pytest.fixture
+def careless(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, the test's own."""
+    return Path(shutil.copytree(trained, tmp_path / "careless"))
+
+
+@pytest.fixture
+def write_policy(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a policy from its requirements, one flow mapping each."""
+
+    def write(*requirements: str, access: str = "release") -> Path:
+        path = tmp_path / "policy.yaml"
+        lines = "\n".join(f"    - {{severity: high, {r}}}" for r in requirements)
+        path.write_text(POLICY % (access, lines or "    []"))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def midguard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs the command line in this process, in a folder of its own, and tells how it ended."""
+    from midguard.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["midguard", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,329 @@
+"""Accounting, held against closed forms, a third accountant and published numbers; and how it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from midguard.engine import registry
+from midguard.engine.accountants import Bound, Run, account, epsilon_so_far, noise_for
+from midguard.engine.accountants import _account as agreement
+from midguard.engine.accountants.pld import Pld
+from midguard.engine.accountants.prv import Prv
+from midguard.engine.errors import AccountingError, Exit, InputError, NotMeasurable
+from midguard.engine.ledger import Account, Claim, Ledger, NonPrivate, SampledGaussian
+from midguard.engine.measure import Measure, Reads
+from midguard.engine.measurement import Basis
+from midguard.engine.measures.privacy.epsilon import Epsilon
+
+DELTA = 1e-5
+
+
+def gaussian(noise: float, q: float = 1.0, steps: int = 1) -> SampledGaussian:
+    return SampledGaussian(q, noise, steps, 1.0)
+
+
+def ledger(*events: SampledGaussian | NonPrivate, records: int = 600, written_by: str = "midguard 0.1.0") -> Ledger:
+    return Ledger(events=events, records=records, data="", model="", written_by=written_by)
+
+
+#: n = 60,000, batches of 256, 60 epochs, noise 1.1.
+STANDARD = ledger(gaussian(1.1, 256 / 60000, 14063), records=60000)
+
+
+def analytic_epsilon(noise: float, steps: int, delta: float) -> float:
+    """ε of composed plain Gaussians: Balle & Wang 2018, arXiv 1805.06530, theorem 8."""
+    mu = math.sqrt(steps) / noise
+
+    def excess(epsilon: float) -> float:
+        return float(norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - delta)
+
+    return float(brentq(excess, 0, 500, xtol=1e-10)) if excess(0) > 0 else 0.0
+
+
+def renyi_epsilon(event: SampledGaussian, delta: float) -> float:
+    """An older, looser bound, by Rényi divergences."""
+    from opacus.accountants import RDPAccountant
+
+    rdp = RDPAccountant()
+    rdp.history = [(event.noise_multiplier, event.sampling_probability, event.steps)]
+    return float(rdp.get_epsilon(delta))
+
+
+def test_the_standard_setting() -> None:
+    """The published numbers, measured with other programs at this setting."""
+    accounting = account(STANDARD, DELTA)
+    bounds = {bound.name: bound for bound in accounting.bounds}
+    assert set(bounds) == {"pld", "prv"}
+    assert bounds["pld"].epsilon == pytest.approx(2.3818, abs=2e-4)
+    assert bounds["prv"].epsilon == pytest.approx(2.3918, abs=2e-4)
+    assert accounting.epsilon == bounds["prv"].epsilon
+    # Microsoft's accountant certifies 2.3715 as the lower end.
+    assert accounting.low == pytest.approx(2.3715, abs=1e-3)
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(1.0, 1), (5.0, 1), (5.0, 50), (0.7, 3), (50.0, 10)])
+def test_plain_gaussians_have_a_closed_form(noise: float, steps: int) -> None:
+    exact = analytic_epsilon(noise, steps, DELTA)
+    for accountant in (Pld(), Prv()):
+        bound = accountant.epsilon(ledger(gaussian(noise, 1.0, steps)), DELTA)
+        assert exact <= bound.epsilon + 1e-9, f"{bound.name} is below the true value"
+        assert bound.epsilon <= exact + bound.error + 2e-3
+
+
+@pytest.mark.parametrize("noise", [0.8, 1.5, 4.0])
+@pytest.mark.parametrize(("q", "steps"), [(0.01, 500), (0.1, 100), (0.5, 20)])
+def test_pld_is_never_above_renyi(noise: float, q: float, steps: int) -> None:
+    event = gaussian(noise, q, steps)
+    assert Pld().epsilon(ledger(event), DELTA).epsilon <= renyi_epsilon(event, DELTA)
+
+
+def test_more_noise_costs_less_and_more_of_anything_else_costs_more() -> None:
+    def cost(noise: float = 1.5, q: float = 0.1, steps: int = 100, delta: float = DELTA) -> float:
+        return account(ledger(gaussian(noise, q, steps)), delta, curve=False).epsilon
+
+    assert cost(noise=1.0) > cost() > cost(noise=2.0)
+    assert cost(q=0.05) < cost() < cost(q=0.2)
+    assert cost(steps=50) < cost() < cost(steps=200)
+    assert cost(delta=1e-6) > cost() > cost(delta=1e-4)
+
+
+def test_events_compose() -> None:
+    """Two runs cost more than either, less than the sum; cut in two, a run costs what it cost."""
+    one, other = gaussian(1.5, 0.1, 100), gaussian(3.0, 0.2, 50)
+    first, second = (account(ledger(event), DELTA, curve=False).epsilon for event in (one, other))
+    both = account(ledger(one, other), DELTA, curve=False).epsilon
+    assert max(first, second) < both < first + second
+    halves = account(ledger(gaussian(1.5, 0.1, 40), gaussian(1.5, 0.1, 60)), DELTA, curve=False).epsilon
+    assert halves == pytest.approx(first, abs=2e-3)
+
+
+def test_without_a_mechanism_the_cost_is_infinite() -> None:
+    accounting = account(ledger(gaussian(1000.0), NonPrivate("trained without a mechanism")), DELTA)
+    assert math.isinf(accounting.epsilon)
+    assert math.isinf(accounting.low)
+    assert accounting.curve == ()
+
+
+def test_the_curve_rises_to_the_number_that_counts() -> None:
+    accounting = account(ledger(gaussian(1.5, 0.1, 250), gaussian(2.0, 0.1, 50)), DELTA)
+    steps, values = [p.step for p in accounting.curve], [p.epsilon for p in accounting.curve]
+    assert len(steps) == 20
+    assert steps[-1] == 300
+    assert values[-1] == accounting.epsilon
+    assert all(a < b for a, b in pairwise(steps))
+    assert all(a <= b for a, b in pairwise(values))
+    at = {p.step: p.epsilon for p in accounting.curve}
+    assert at[150] == pytest.approx(Pld().epsilon(ledger(gaussian(1.5, 0.1, 150)), DELTA).epsilon, abs=0.02)
+
+
+def test_a_single_step_has_a_curve_of_one_point() -> None:
+    assert [p.step for p in account(ledger(gaussian(2.0)), DELTA).curve] == [1]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])
+def test_an_impossible_delta_is_an_error(delta: float) -> None:
+    for accountant in (Pld(), Prv()):
+        with pytest.raises(AccountingError, match="delta"):
+            accountant.epsilon(ledger(gaussian(1.0)), delta)
+
+
+def test_noise_that_is_too_small_to_account_for_is_an_error() -> None:
+    with pytest.raises(AccountingError, match="prv: no bound"):
+        Prv().epsilon(ledger(gaussian(0.05, 0.1, 10)), DELTA)
+
+
+def test_much_noise_costs_next_to_nothing() -> None:
+    assert account(ledger(gaussian(1000.0, 0.1, 10)), DELTA).epsilon <= 0.011
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf, -0.1, OverflowError("too large"), None])
+def test_accountants_fail_closed(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    """Whatever a library answers that is no bound becomes an error, never a small number."""
+    from opacus.accountants import PRVAccountant
+
+    def get_epsilon(*_: object, **__: object) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(PRVAccountant, "get_epsilon", get_epsilon)
+    with pytest.raises(AccountingError, match="prv: no bound") as failed:
+        Prv().epsilon(ledger(gaussian(1.0)), DELTA)
+    assert failed.value.exit_code is Exit.CRASHED
+
+
+class _Says:
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+
+    def epsilon(self, ledger: Ledger, delta: float) -> Bound:
+        return self._bound
+
+
+@pytest.fixture
+def accountants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Lets a test put accountants in the place of the real ones."""
+
+    def put(*bounds: Bound) -> None:
+        by_name = {bound.name: _Says(bound) for bound in bounds}
+        monkeypatch.setattr(agreement, "names", lambda _: tuple(by_name))
+        monkeypatch.setattr(agreement, "_accountant", by_name.__getitem__)
+        agreement._bounds.cache_clear()
+
+    yield put
+    agreement._bounds.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("other", "agrees"),
+    [(2.0, True), (2.06, True), (2.062, False), (1.941, True), (1.939, False), (0.0, False), (math.inf, False)],
+)
+def test_disagreement_beyond_the_stated_errors_is_an_error(accountants: Any, other: float, agrees: bool) -> None:
+    accountants(Bound("a", 2.0, 0.02), Bound("b", other, 0.001))
+    if agrees:
+        assert account(ledger(gaussian(1.0)), DELTA, curve=False).epsilon == max(2.0, other)
+        return
+    with pytest.raises(AccountingError, match="disagree"):
+        account(ledger(gaussian(1.0)), DELTA, curve=False)
+
+
+def test_one_accountant_is_not_enough(accountants: Any) -> None:
+    accountants(Bound("a", 2.0, 0.02))
+    with pytest.raises(AccountingError, match="two independent"):
+        account(ledger(gaussian(1.0)), DELTA, curve=False)
+
+
+@pytest.mark.parametrize(("epsilon", "error"), [(math.nan, 0.0), (-1.0, 0.0), (1.0, -0.1), (1.0, math.inf)])
+def test_impossible_bounds_cannot_be_built(epsilon: float, error: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Bound("a", epsilon, error)
+
+
+def test_the_fast_bound_is_a_bound() -> None:
+    planned = gaussian(1.7, 0.105, 570)
+    fast = epsilon_so_far(planned, 570, DELTA)
+    exact = Pld().epsilon(ledger(planned), DELTA).epsilon
+    assert exact <= fast <= exact + 0.02
+    assert epsilon_so_far(planned, 57, DELTA) < fast
+
+
+# --- how much noise --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.5, 2.0, 8.0])
+def test_the_noise_meets_the_target_by_both_accountants(target: float) -> None:
+    run = Run(0.1, 300, 1.0)
+    noise = noise_for(run, target, DELTA)
+    accounting = account(ledger(run.with_noise(noise)), DELTA, curve=False)
+    assert all(bound.epsilon <= target for bound in accounting.bounds)
+    assert accounting.epsilon >= 0.985 * target
+    assert noise == round(noise, 4)
+
+
+def test_a_target_that_no_noise_meets_is_refused() -> None:
+    with pytest.raises(InputError, match="no noise multiplier up to 1000"):
+        noise_for(Run(1.0, 10000, 1.0), 0.01, DELTA)
+    with pytest.raises(InputError, match="no noise multiplier"):
+        noise_for(Run(0.1, 10, 1.0), 1e-9, DELTA)
+
+
+# --- the measure -----------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_of_midguards_own_is_a_proof() -> None:
+    measured = Epsilon(DELTA).measure(Account(STANDARD, None), 0.05)
+    assert measured.basis is Basis.PROVED
+    assert measured.value == measured.high == pytest.approx(2.3918, abs=2e-4)
+    assert 2.36 < measured.low < 2.3818
+    assert measured.confidence == 1.0
+    assert measured.records == 60000
+    assert {q.name: q.value for q in measured.details}["ε by pld"] == pytest.approx(2.3818, abs=2e-4)
+
+
+def test_a_ledger_counts_before_a_claim() -> None:
+    measured = Epsilon(DELTA, basis="declared").measure(Account(STANDARD, Claim(0.1, DELTA)), 0.05)
+    assert measured.basis is Basis.PROVED
+    assert measured.value > 2
+
+
+def test_plain_training_is_infinitely_above_every_limit() -> None:
+    account_of = Account(ledger(NonPrivate("trained without a mechanism")), Claim(1.0, DELTA))
+    measured = Epsilon(DELTA).measure(account_of, 0.05)
+    assert measured.basis is Basis.PROVED
+    assert (measured.low, measured.value, measured.high) == (math.inf, math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Account(None, None),
+        Account(None, Claim(1.0, DELTA)),
+        Account(ledger(gaussian(9.0), written_by="me"), None),
+        Account(ledger(gaussian(9.0), written_by=""), Claim(1.0, DELTA)),
+    ],
+)
+def test_nothing_but_a_proof_is_accepted_as_one(known: Account) -> None:
+    with pytest.raises(NotMeasurable, match="midguard train") as missing:
+        Epsilon(DELTA).measure(known, 0.05)
+    assert missing.value.exit_code is Exit.UNDECIDED
+
+
+def test_without_a_claim_nothing_is_declared() -> None:
+    with pytest.raises(NotMeasurable, match="no ledger"):
+        Epsilon(DELTA, basis="declared").measure(Account(None, None), 0.05)
+
+
+@pytest.mark.parametrize(("delta", "counts"), [(1e-6, True), (1e-5, True), (1.1e-5, False), (1e-4, False)])
+def test_a_claim_counts_at_a_smaller_delta_alone(delta: float, counts: bool) -> None:
+    measured = Epsilon(DELTA, basis="declared").measure(Account(None, Claim(3.0, delta)), 0.05)
+    assert measured.basis is Basis.DECLARED
+    assert measured.finite is counts
+    if counts:
+        assert (measured.low, measured.value, measured.high) == (3.0, 3.0, 3.0)
+
+
+def test_an_infinite_claim_says_nothing() -> None:
+    measured = Epsilon(DELTA, basis="declared").measure(Account(None, Claim(math.inf, 0.0)), 0.05)
+    assert math.isnan(measured.high)
+
+
+def test_somebody_elses_ledger_is_a_declaration() -> None:
+    foreign = ledger(gaussian(1.1, 256 / 60000, 14063), records=60000, written_by="opacus 1.6")
+    measured = Epsilon(DELTA, basis="declared").measure(Account(foreign, Claim(0.1, DELTA)), 0.05)
+    assert measured.basis is Basis.DECLARED
+    assert measured.value == pytest.approx(2.3918, abs=2e-4)
+
+
+def test_a_delta_that_protects_nobody_is_not_measured() -> None:
+    with pytest.raises(NotMeasurable, match="at random would satisfy"):
+        Epsilon(0.01).measure(Account(ledger(gaussian(9.0), records=100), None), 0.05)
+
+
+def test_an_accountant_that_fails_stops_the_measure() -> None:
+    with pytest.raises(AccountingError):
+        Epsilon(DELTA).measure(Account(ledger(gaussian(0.05, 0.1, 10)), None), 0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"delta": 0.0}, {"delta": 1.0}, {"delta": DELTA, "unit": "user"}, {"delta": DELTA, "basis": "felt"}]
+)
+def test_impossible_parameters_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected|unknown"):
+        Epsilon(**wrong)
+
+
+def test_it_is_found_by_its_path() -> None:
+    assert registry.load("measures", "privacy.epsilon") is Epsilon
+    assert isinstance(Epsilon(DELTA), Measure)
+    assert Epsilon.reads is Reads.ACCOUNT
+    assert not Epsilon.higher_is_safer
+    assert Epsilon(DELTA).no_leak() == 0
+    with pytest.raises(TypeError, match="account"):
+        Epsilon(DELTA).measure(None, 0.05)  # type: ignore[arg-type]

@@ -1,0 +1,291 @@
+"""The gate closes: every way of not having measured something, with its exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from midguard.attacks.membership.loss import Loss
+from midguard.engine.controls import Controls, MembershipControl
+
+from .conftest import Ended
+
+Gate = Callable[..., Ended]
+Writer = Callable[..., Path]
+
+LOSS = "id: advantage, measure: membership.advantage, attacks: [membership.loss]"
+
+
+def edit(path: Path, pattern: str, replacement: str) -> None:
+    text = path.read_text()
+    changed = re.sub(pattern, replacement, text, flags=re.MULTILINE | re.DOTALL)
+    assert changed != text, f"{pattern} is not in {path}"
+    path.write_text(changed)
+
+
+def without_digest(folder: Path, part: str) -> None:
+    """Take away the stated digest of a part of the data."""
+    edit(folder / "model.yaml", rf"({part}:.*?)sha256: \"?[0-9a-f]{{64}}\"?", r"\1")
+
+
+def status(ended: Ended, name: str = "advantage") -> dict[str, object]:
+    found = {f["id"]: f for f in json.loads(ended.out)["findings"]}
+    return dict(found[name])
+
+
+def test_a_careless_model_fails_with_its_number(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.1"), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert ended.code == 1
+    assert found["status"] == "fail"
+    assert 0.1 < found["low"] <= found["value"] <= found["high"]  # type: ignore[operator]
+    assert found["attacks"][0]["controls"]["positive"]["ok"] is True  # type: ignore[index]
+    assert found["attacks"][0]["controls"]["negative"]["ok"] is True  # type: ignore[index]
+
+
+def test_a_limit_above_the_leak_passes(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended)["status"]) == (0, "pass")
+
+
+def test_a_limit_inside_the_interval_is_inconclusive(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    model = careless / "model.pt"
+    value = status(midguard("check", write_policy(f"{LOSS}, max: 0.1"), model, "--format", "json"))["value"]
+    ended = midguard("check", write_policy(f"{LOSS}, max: {value + 0.01:.4f}"), model, "--format", "json")  # type: ignore[operator]
+    found = status(ended)
+    assert (ended.code, found["status"]) == (3, "inconclusive")
+    assert found["recordsNeeded"] > found["records"]  # type: ignore[operator]
+
+
+def test_a_misspelt_attack_is_bad_input(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    policy = write_policy("id: advantage, measure: membership.advantage, attacks: [membership.los], max: 0.1")
+    ended = midguard("check", policy, careless / "model.pt")
+    assert ended.code == 2
+    assert "membership.loss" in ended.err
+    assert "policy.yaml:9:" in ended.err
+
+
+def test_an_attack_that_cannot_be_mounted_is_not_run(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    policy = write_policy(
+        "id: distance, measure: inversion.distance, min: 0.1, at: {quantile: 0.5}, "
+        "attacks: [inversion.knowledge_alignment, inversion.gradient]"
+    )
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    found = status(ended, "distance")
+    assert (ended.code, found["status"]) == (3, "not-run")
+    assert "weights" in str(found["reason"])
+
+
+def test_an_attack_that_raises_in_the_middle_is_an_error(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(self: Loss, target: object, candidates: object, seed: int, progress: Callable[[float], None]) -> None:
+        progress(0.5)
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Loss, "score", score)
+    policy = write_policy("id: advantage, measure: membership.advantage, max: 0.99")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"]) == (4, "error")
+    assert "out of luck" in str(found["reason"])
+
+
+def test_scores_that_are_all_nan_are_inconclusive(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loss, "score", lambda self, target, candidates, seed, progress: np.full(len(candidates), np.nan))
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.99"), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"], found["value"]) == (3, "inconclusive", None)
+
+
+def test_one_nan_on_the_subject_alone_is_inconclusive(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Loss.score
+
+    def score(self: Loss, target, candidates, seed, progress):  # type: ignore[no-untyped-def]
+        scores = honest(self, target, candidates, seed, progress).copy()
+        scores[0] = np.nan
+        return scores
+
+    monkeypatch.setattr(Loss, "score", score)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended)["status"]) == (3, "inconclusive")
+
+
+def test_a_twin_in_which_no_leak_was_found_is_inconclusive(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(self: Controls) -> MembershipControl:
+        return dataclasses.replace(self.membership_null(), story="a twin that leaks nothing")
+
+    monkeypatch.setattr(Controls, "membership_twin", blind)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"]) == (3, "inconclusive")
+    assert "did not find the leak" in str(found["reason"])
+
+
+def test_a_null_in_which_a_leak_is_found_is_inconclusive_even_for_a_failing_model(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Controls, "membership_null", Controls.membership_twin)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.1"), careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended)["status"]) == (3, "inconclusive")
+
+
+@pytest.mark.parametrize("control", ["membership_twin", "membership_null"])
+def test_a_control_that_crashes_never_passes(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    def crash(self: Controls) -> MembershipControl:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Controls, control, crash)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"]) == (3, "inconclusive")
+    assert "no room" in str(found["reason"])
+
+
+def test_empty_requirements_are_bad_input(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    assert midguard("check", write_policy(), careless / "model.pt").code == 2
+
+
+def test_members_that_are_nonmembers_are_bad_input(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    without_digest(careless, "nonmembers")
+    edit(careless / "model.yaml", r"nonmembers\.npz", "members.npz")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    assert ended.code == 2
+    assert "nonmembers" in ended.err
+
+
+def test_a_swapped_model_is_bad_input(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    import torch
+
+    model = careless / "model.pt"
+    weights = torch.load(model, weights_only=True)
+    torch.save({name: value * 0.5 for name, value in weights.items()}, model)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), model)
+    assert ended.code == 2
+    assert "model.yaml" in ended.err
+
+
+def test_a_missing_ledger_leaves_a_proof_not_run(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    edit(careless / "model.yaml", r"\n  ledger:.*?(?=\n  \S|\Z)", "")
+    policy = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 8.0")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended, "budget")["status"]) == (3, "not-run")
+
+
+def test_a_claim_is_no_proof(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    edit(careless / "model.yaml", r"\n  ledger:.*?(?=\n  \S|\Z)", "\n  claims: {epsilon: 3.0, delta: 1.0e-6}")
+    proved = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 8.0")
+    assert midguard("check", proved, careless / "model.pt").code == 3
+    declared = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5, basis: declared}, max: 8.0")
+    ended = midguard("check", declared, careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended, "budget")["basis"]) == (0, "declared")
+
+
+def test_training_without_a_mechanism_has_no_bound(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    policy = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 1000.0")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    found = status(ended, "budget")
+    assert (ended.code, found["status"], found["value"], found["unbounded"]) == (1, "fail", None, True)
+
+
+def test_a_claim_below_what_an_attack_shows_is_refuted(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    """The advantage requirement itself passes; the claim fails by itself, whatever the limits say."""
+    edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 0.01, delta: 1.0e-5}\n")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    found = status(ended, "claim-epsilon")
+    assert (ended.code, status(ended)["status"], found["status"]) == (1, "pass", "fail")
+    assert "refuted" in str(found["reason"])
+    assert found["value"] > 0.01  # type: ignore[operator]
+
+
+def test_a_claim_above_what_an_attack_shows_is_not_refuted(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 30.0, delta: 1.0e-5}\n")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    assert ended.code == 0
+    assert "claim-epsilon" not in ended.out
+
+
+@pytest.mark.parametrize("part", ["members", "nonmembers", "auxiliary"])
+def test_missing_records_leave_a_requirement_not_run(
+    careless: Path, write_policy: Writer, midguard: Gate, part: str
+) -> None:
+    edit(careless / "model.yaml", rf"\n    {part}:.*?(?=\n    \S|\n  \S)", "")
+    if part == "members":
+        edit(careless / "model.yaml", r"\n  ledger:.*?(?=\n  \S|\Z)", "")
+    requirement = (
+        "id: advantage, measure: inversion.distance, at: {quantile: 0.5}, min: 0.1" if part == "auxiliary" else f"{LOSS}, max: 0.7"
+    )
+    ended = midguard("check", write_policy(requirement), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"]) == (3, "not-run")
+    assert part in str(found["reason"])
+
+
+def test_the_same_seed_repeats_and_a_fresh_one_does_not(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    policy = write_policy(f"{LOSS}, max: 0.7")
+    first = midguard("check", policy, careless / "model.pt", "--format", "json", "--seed", 7, "--store", "one")
+    again = midguard("check", policy, careless / "model.pt", "--format", "json", "--seed", 7, "--store", "two")
+    assert json.loads(first.out)["seed"] == "7"
+    assert status(first) == status(again)
+    fresh = midguard("check", policy, careless / "model.pt", "--format", "json", "--fresh", "--store", "one")
+    assert json.loads(fresh.out)["seed"] != "7"
+
+
+def test_a_changed_limit_is_judged_from_the_store(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second check runs no attack at all: the attack would raise if it were touched."""
+    midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    monkeypatch.setattr(Loss, "score", None)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.1"), careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended)["status"]) == (1, "fail")
+
+
+@pytest.mark.parametrize("changed", ["parameters", "release", "data"])
+def test_the_store_is_not_hit_by_other_work(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Whatever can change a result changes the key: the attack, which now raises, is run again."""
+    distance = "id: distance, measure: inversion.distance, at: {{quantile: 0.5}}, min: 0.75, attacks: [{}]"
+    plain = distance.format("inversion.knowledge_alignment")
+    midguard("check", write_policy(plain), careless / "model.pt", "--seed", 5)
+    from midguard.attacks.inversion.knowledge_alignment import KnowledgeAlignment
+
+    monkeypatch.setattr(KnowledgeAlignment, "reconstruct_records", None)
+    assert midguard("check", write_policy(plain), careless / "model.pt", "--seed", 5).code in {0, 1}
+    requirement = plain
+    if changed == "parameters":
+        requirement = distance.format("{name: inversion.knowledge_alignment, epochs: 3}")
+    elif changed == "release":
+        edit(careless / "model.yaml", "exposes: probabilities", "exposes: label")
+    else:
+        without_digest(careless, "auxiliary")
+        with np.load(careless / "auxiliary.npz") as held:
+            np.savez(careless / "auxiliary.npz", x=held["x"][1:], y=held["y"][1:])
+    assert midguard("check", write_policy(requirement), careless / "model.pt", "--seed", 5).code == 4
+
+
+def test_a_damaged_entry_is_done_again(careless: Path, write_policy: Writer, midguard: Gate, tmp_path: Path) -> None:
+    policy = write_policy(f"{LOSS}, max: 0.7")
+    before = status(midguard("check", policy, careless / "model.pt", "--format", "json"))
+    entries = [p for p in (tmp_path / ".midguard").rglob("*") if p.is_file() and p.stat().st_size > 2000]
+    assert entries
+    for entry in entries:
+        content = bytearray(entry.read_bytes())
+        content[len(content) // 2] ^= 1
+        entry.write_bytes(content)
+    assert status(midguard("check", policy, careless / "model.pt", "--format", "json")) == before
