@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import registry
 from .ledger import Ledger
+from .measures.inversion.distance import Distance
 from .observation import Goal, Membership, Reconstruction
 from .plan import Outcome, Plan
 from .target import Access
@@ -264,31 +265,31 @@ def _rocs(outcomes: Mapping[str, Outcome]) -> list[Json]:
 
 
 def _distances(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Json]:
-    """What the inversion figure is drawn from, in the metric that the policy asks for first."""
-    asked = [r.measure.metric for r in plan.policy.requirements if r.measure_name == "inversion.distance"]  # type: ignore[attr-defined]
-    metric = asked[0] if asked else "mse"
-    found: list[Json] = []
-    for outcome in outcomes.values():
-        seen = outcome.observation
-        if isinstance(seen, Reconstruction):
-            found.append({"attack": outcome.job.name, "goal": str(seen.goal), "metric": metric, **_pairs(seen, metric)})
-    return found
+    """What the inversion figure is drawn from, as the policy's first requirement on a distance asks for it."""
+    asked = [r.measure for r in plan.policy.requirements if isinstance(r.measure, Distance)]
+    measure = asked[0] if asked else Distance(quantile=0.5)
+    return [
+        {"attack": outcome.job.name, "goal": str(outcome.observation.goal), **_pairs(outcome.observation, measure)}
+        for outcome in outcomes.values()
+        if isinstance(outcome.observation, Reconstruction)
+    ]
 
 
-def _pairs(seen: Reconstruction, metric: str) -> Json:
+def _pairs(seen: Reconstruction, measure: Distance) -> Json:
     import numpy as np
 
-    attack, baseline = (seen.mse, seen.baseline_mse) if metric == "mse" else (1 - seen.ssim, 1 - seen.baseline_ssim)
-    order = np.arange(len(attack))
+    attack, guess = measure.attack_distances(seen), measure.best_guess(seen)
+    order, targets = np.arange(len(attack)), seen.targets
     if seen.goal is Goal.RECORD:
         # Numbered by rank, thinned: a distance must not lead back to a record.
         order = np.argsort(attack, kind="stable")[:: max(1, -(-len(attack) // _LISTED))]
-    targets = seen.targets if seen.goal is Goal.CLASS else np.arange(len(order))
+        targets = np.arange(len(attack))
     return {
-        "targets": [int(t) for t in (targets[order] if seen.goal is Goal.CLASS else targets)],
+        "metric": measure.metric,
+        "targets": targets[: len(order)].tolist() if seen.goal is Goal.RECORD else targets[order].tolist(),
         "attack_distance": _rounded(attack[order]),
-        "baseline_distance": _rounded(baseline[order]),
-        "baseline": seen.baseline,
+        "baseline_distance": _rounded(guess.distances[order]),
+        "baseline": guess.name,
     }
 
 

@@ -18,7 +18,7 @@ WRITER = "midguard "
 
 _MAX_BYTES = 1 << 20
 #: More events or steps than any training has would keep an accountant busy for ever.
-_MAX_EVENTS, _MAX_STEPS = 1000, 100_000_000
+_MAX_EVENTS, _MAX_STEPS = 1000, 10_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

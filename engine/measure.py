@@ -49,3 +49,7 @@ class Measure(Protocol):
     def no_leak(self) -> float:
         """The value of a model that gives the adversary nothing: what a null control must be consistent with."""
         ...
+
+    def worst(self) -> float:
+        """The value that no model goes beyond: a limit there could not be violated, and is refused."""
+        ...

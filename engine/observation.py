@@ -49,9 +49,9 @@ class Reconstruction:
         labels: `(n,)` int64, the class of each target.
         mse: `(n,)` mean squared error per value; for classes, to the nearest training record of that class.
         ssim: `(n,)` structural similarity in [-1, 1], higher is closer; NaN where the records are not images.
-        baseline: Which no-model reconstruction was the best ("class mean", "global mean", ...), by metric mse.
-        baseline_mse: `(n,)` the same distance for that baseline.
-        baseline_ssim: `(n,)` likewise, for the baseline that is best by ssim.
+        baselines: The b reconstructions without the model ("class mean", "global mean", ...); at least one.
+        baseline_mse: `(b, n)` the same distance for each of them.
+        baseline_ssim: `(b, n)` likewise.
         evaluators: Names of the identity evaluators; at least three, or none where identity is not at stake.
         votes: `(n, e)` bool: evaluator recognises the target's identity in the reconstruction.
         false_votes: `(m, e)` bool: the same evaluators on reconstructions that cannot carry it (their false positives).
@@ -63,7 +63,7 @@ class Reconstruction:
     labels: NDArray[int64]
     mse: NDArray[float64]
     ssim: NDArray[float64]
-    baseline: str
+    baselines: tuple[str, ...]
     baseline_mse: NDArray[float64]
     baseline_ssim: NDArray[float64]
     evaluators: tuple[str, ...]
@@ -73,9 +73,12 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         n = len(self.targets)
-        for name in ("labels", "mse", "ssim", "baseline_mse", "baseline_ssim", "votes"):
+        for name in ("labels", "mse", "ssim", "votes"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"expected {n} {name}, found {len(getattr(self, name))}")
+        for name in ("baseline_mse", "baseline_ssim"):
+            if not self.baselines or getattr(self, name).shape != (len(self.baselines), n):
+                raise ValueError(f"expected {name} of shape {(len(self.baselines), n)}")
 
 
 @dataclass(frozen=True, slots=True)

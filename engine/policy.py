@@ -295,13 +295,19 @@ class _Loader:
         return safe if safe in entry.value else None
 
     def _reachable(self, entry: _Entry, measure: Measure, direction: Direction) -> None:
-        """A limit that even a model which leaks nothing would break asks for the impossible."""
+        """A limit that even a model which leaks nothing breaks asks too much, one that no model breaks asks nothing."""
         limit, nothing = entry.value[direction], measure.no_leak()
         if not isinstance(limit, int | float):
             return
         if limit < nothing if direction is Direction.MAX else limit > nothing:
             message = f"no model can meet this limit: one that leaks nothing has {entry.value['measure']} {nothing:g}"
             self.problems.append(Problem(message, entry.place(direction), "write a limit on the other side of it"))
+        worst = measure.worst()
+        if math.isfinite(worst) and (limit >= worst if direction is Direction.MAX else limit <= worst):
+            message = f"no model can violate this limit: the worst {entry.value['measure']} is {worst:g}"
+            self.problems.append(
+                Problem(message, entry.place(direction), "a share is written from 0 to 1, not in percent")
+            )
 
     def _attacks(self, entry: _Entry, plugin: type) -> tuple[AttackChoice, ...] | None:
         """The attacks that a requirement names."""

@@ -76,7 +76,9 @@ class Bench:
     def controls(self) -> Controls:
         """What trains the control models."""
         subject, records = self.subject, self.records
-        recipe = load_recipe(subject.recipe) if subject.recipe else Recipe(self._architecture(), subject.task)
+        recipe = (
+            load_recipe(subject.recipe, data=False) if subject.recipe else Recipe(self._architecture(), subject.task)
+        )
         return Controls(
             undefended(recipe), subject.task, self.plan.access, subject.release, _given(records.members),
             records.nonmembers, records.auxiliary, derive(self.plan.seed, "controls"), self.target_of,

@@ -120,5 +120,6 @@ def decode(content: bytes) -> Observation:
         arrays = {name: stored[name] for name in stored.files if name != "_plain"}
     cls = _KINDS[plain.pop("kind")]
     if cls is Reconstruction:
-        plain["goal"], plain["evaluators"] = Goal(plain["goal"]), tuple(plain["evaluators"])
+        plain["goal"] = Goal(plain["goal"])
+        plain |= {name: tuple(plain[name]) for name in ("evaluators", "baselines")}
     return cls(**plain, **arrays)

@@ -124,7 +124,7 @@ def _y_tick(value: float, plane: Plane) -> str:
 
 
 def left_out(count: int, what: str, y: float) -> str:
-    """How many of something are not drawn; nothing where all are."""
+    """How many of something are not drawn; nothing where none is missing."""
     return text(0, y, f"{count} more {what} not drawn", fill=QUIET, role="left-out") if count > 0 else ""
 
 

@@ -190,23 +190,20 @@ def distance_plot(key: str, name: str, distances: Distances) -> str:
     plane = _distance_plane(shown, distances.metric, top)
     body = [key_box.body, axes(plane, x_ticks=False), _target_labels(shown, plane)]
     body += [_target(i, a, b, distances.limit, plane) for i, (_, a, b) in enumerate(shown)]
-    missing = len(distances.targets) - len(shown)
-    body.append(left_out(missing, "targets (the closest are drawn, or a distance is missing)", top + 246))
+    farther, unknown = len(known) - len(shown), len(distances.targets) - len(known)
+    body.append(left_out(farther, "targets, farther from the attack,", top + 246))
+    body.append(left_out(unknown, "targets without a distance", top + 246 + (16 if farther else 0)))
     words = f"{len(shown)} targets, distance {distances.metric}; baseline: {distances.baseline_name}"
-    return svg(key, top + (252 if missing else 236), title, words, body)
+    return svg(key, top + 236 + 16 * bool(farther) + 16 * bool(unknown), title, words, body)
 
 
-def budget_plot(key: str, budget: Budget | None) -> str:
+def budget_plot(key: str, budget: Budget) -> str:
     """ε over the steps of training, beside the limit and what each accountant says of the whole."""
     title = "Privacy budget ε over training"
-    if budget is None:
-        return message(key, title, "The subject has no ledger that midguard wrote: no ε was accounted.")
     points = [(s, e) for s, e in zip(budget.steps, budget.epsilon, strict=True) if is_number(e)]
     finite = [s for s in budget.spent if is_number(s.epsilon)]
     if not points and not finite:
-        return message(
-            key, title, "ε is unbounded: training used the records without a mechanism, or no bound was found."
-        )
+        return message(key, title, "ε is unbounded: no accountant found a bound.")
     key_box = legend(_budget_legend(budget), 8)
     top = key_box.height + 14
     plane = _budget_plane(budget, points, top)
@@ -220,7 +217,7 @@ def budget_plot(key: str, budget: Budget | None) -> str:
 def message(key: str, title: str, words: str) -> str:
     """A frame with words, in the place of a figure that has nothing to draw."""
     lines = textwrap.wrap(words, 90) or [""]
-    height = 44.0 + 16 * len(lines)
+    height = 32.0 + 16 * len(lines)
     body = [tag("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, fill=TINT, stroke=RULE)]
     body += [text(WIDTH / 2, 28 + 16 * i, one, anchor="middle", size=12) for i, one in enumerate(lines)]
     return svg(key, height, title, words, body)
@@ -379,10 +376,10 @@ def _roc_legend(limits: RocLimits) -> list[Entry]:
         entries.append(Entry(line(0, 0, 24, 0, LIMIT, 1.5, LIMIT_DASH), f"limit: advantage {number(limits.advantage)}"))
     for p in limits.points[:MAX_LIMITS]:
         sample = line(12, -7, 12, 7, LIMIT, 1, GUIDE_DASH) + line(0, 0, 24, 0, LIMIT, 3)
-        entries.append(
-            Entry(sample, f"limit: true-positive rate {number(p.tpr)} at false-positive rate {number(p.fpr)}")
-        )
-    return entries
+        words = f"limit: true-positive rate {number(p.tpr)} at false-positive rate {number(p.fpr)}"
+        entries.append(Entry(sample, words))
+    missing = len(limits.points) - MAX_LIMITS
+    return [*entries, Entry("", f"{missing} more limits not drawn")] if missing > 0 else entries
 
 
 # ---------------------------------------------------------------------------------------------------------------------

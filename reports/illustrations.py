@@ -111,19 +111,31 @@ def _distance_figure(i: int, entry: Evidence, evidence: Evidence) -> Figure:
 def _budget_figure(evidence: Evidence) -> Figure:
     account = evidence["account"]
     caption = "ε over the steps of training, the policy's limit, and what each accountant says of the whole training."
+    if account is None:
+        return Figure(
+            Markup(figures.message("fig-budget", "Privacy budget ε over training", _no_account(evidence))), caption
+        )
     return Figure(Markup(figures.budget_plot("fig-budget", _budget(account, _epsilon_limit(evidence)))), caption)
+
+
+def _no_account(evidence: Evidence) -> str:
+    """Why there is no ε to draw."""
+    ledger = evidence["subject"]["ledger"]
+    if ledger is None:
+        return "The subject has no ledger: what training spent is not on record."
+    if any(event["kind"] == "non-private" for event in ledger["events"]):
+        return "ε is unbounded: training used the records without a mechanism."
+    return "No ε was accounted: no requirement asks for it, or the accountants failed."
 
 
 def _epsilon_limit(evidence: Evidence) -> float | None:
     """The policy's smallest limit at the δ of the account; a refuted claim is no limit of the policy."""
-    delta = None if evidence["account"] is None else evidence["account"]["delta"]
+    delta = evidence["account"]["delta"]
     judged = [f for f in _of(evidence, "privacy.epsilon") if f["basis"] != "attacked"]
     return min((f["limit"] for f in judged if f["at"].get("delta", delta) == delta), default=None)
 
 
-def _budget(account: Evidence | None, limit: float | None) -> figures.Budget | None:
-    if account is None:
-        return None
+def _budget(account: Evidence, limit: float | None) -> figures.Budget:
     return figures.Budget(
         steps=[point["step"] for point in account["curve"]],
         epsilon=[point["epsilon"] for point in account["curve"]],

@@ -143,6 +143,12 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def quantity(detail: Evidence) -> str:
+    """`realised FPR 0.0012`."""
+    value = math.inf if detail.get("unbounded", False) else detail["value"]
+    return f"{detail['name']} {number(value)}"
+
+
 def exact(value: float | None) -> str:
     """A number as the evidence holds it, for machines; empty for none."""
     return "" if value is None else repr(value)
@@ -154,8 +160,8 @@ def written(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """`95 %`, with as many digits as it was given."""
-    return "–" if share is None else f"{wording.exact(share * 100)} %"
+    """`95 %` on one line, with as many digits as it was given."""
+    return "–" if share is None else f"{wording.exact(share * 100)}\N{NO-BREAK SPACE}%"
 
 
 def short(text: str, most: int) -> str:
@@ -170,7 +176,7 @@ def without(entry: Evidence, key: str) -> Evidence:
 
 _TEMPLATE_WORDS: tuple[Callable[..., object], ...] = (
     *(status, number, written, signed, percent, exact, count, several, bounds, measured),
-    *(settings, twin, null, sentence, short, without, listed),
+    *(settings, twin, null, quantity, sentence, short, without, listed),
 )
 #: What templates may call, by name.
 WORDS: Mapping[str, Callable[..., object]] = {word.__name__: word for word in _TEMPLATE_WORDS}

@@ -17,7 +17,7 @@ from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
 
-_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 10, 3, 3
+_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 8, 3, 3
 _POLICY_LINES = 1500
 _SEVERITIES = ("critical", "high", "medium", "low")
 #: What YAML takes for the end of a line.
@@ -333,7 +333,7 @@ def _positive(twin: Evidence | None) -> str:
     if twin["ok"] is True:
         return ""
     return (
-        f"On a twin that was trained to leak, this attack did not find the leak ({measured(twin)}): that it finds "
+        f"On a twin that was trained to leak, this attack did not show the leak ({measured(twin)}): that it finds "
         f"little on the model proves nothing.{_because(twin)}"
     )
 

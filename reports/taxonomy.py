@@ -51,6 +51,7 @@ class AttackClass:
 
 
 _NO_ATTACK = "midguard holds no attack of this class"
+_NOT_ASKED = "no requirement of the policy asked for an attack of this class"
 
 TAXONOMY: tuple[AttackClass, ...] = (
     AttackClass(
@@ -212,17 +213,20 @@ class Coverage:
 
     @property
     def reason(self) -> str:
-        """Why the class was not tested; empty where it was."""
-        if self.tested:
+        """Why the class was not tested; empty where it was, or where each missed attack has its own reason."""
+        if self.tested or (self.missed and not self.row.untested):
             return ""
-        return self.row.untested or (
-            "" if self.missed else "no requirement of the policy asked for an attack of this class"
-        )
+        return self.row.untested or (_NOT_ASKED if _held(self.row) else _NO_ATTACK)
 
 
 def coverage(evidence: Mapping[str, Any]) -> tuple[Coverage, ...]:
     """The whole taxonomy, row by row, with what this run tested and what it did not."""
     return tuple(Coverage(row, _ran(row, evidence), _missed(row, evidence)) for row in TAXONOMY)
+
+
+def _held(row: AttackClass) -> bool:
+    """Whether midguard holds an attack of this class."""
+    return any(_belongs(name, row) for name in registry.names("attacks"))
 
 
 def _ran(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Mention, ...]:

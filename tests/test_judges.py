@@ -20,6 +20,7 @@ from midguard.engine.judges import (
     nearest_identity,
     structural_similarity,
 )
+from midguard.engine.measures.inversion.distance import Distance
 from midguard.engine.observation import Goal
 from midguard.engine.target import Records
 
@@ -116,16 +117,24 @@ def test_baselines_are_what_the_adversary_owns() -> None:
         np.testing.assert_allclose(guess[3], x.mean(0), rtol=1e-6)
 
 
-def test_the_best_baseline_counts_by_the_median() -> None:
+def test_every_baseline_is_held_against_every_target() -> None:
     # One far outlier spoils the class mean for nobody but itself.
     auxiliary = Records(np.array([[0.0], [0.2], [0.8], [1.0]], np.float32), np.array([0, 0, 1, 1]))
     victims = Records(np.array([[0.1], [0.1], [0.9], [5.0]], np.float32), np.array([0, 0, 1, 1]))
     judged = judge_records(victims.x + 0.5, victims, auxiliary, BOUNDS)
-    assert judged.baseline == "class mean"
-    np.testing.assert_allclose(judged.baseline_mse, [0, 0, 0, 4.1**2], atol=1e-6)
+    of = dict(zip(judged.baselines, judged.baseline_mse, strict=True))
+    np.testing.assert_allclose(of["class mean"], [0, 0, 0, 4.1**2], atol=1e-6)
+    np.testing.assert_allclose(of["global mean"], [0.16, 0.16, 0.16, 4.5**2], atol=1e-5)
     np.testing.assert_allclose(judged.mse, 0.25, atol=1e-6)
-    shuffled = judge_records(victims.x, Records(victims.x, 1 - victims.y), auxiliary, BOUNDS)
-    assert shuffled.baseline == "global mean"  # knowing the wrong class is worse than knowing none
+    assert set(of) == set(baselines(auxiliary, victims.y))
+
+
+def test_wrong_labels_do_not_blur_the_mean_without_outliers() -> None:
+    """Sixteen records around 0.2 and four strays at 0.9: the mean is 0.34, the mean of the typical ones is 0.2."""
+    x = np.concatenate([0.2 + 0.01 * images(16, (1, 2, 2)), np.full((4, 1, 2, 2), 0.9, np.float32)])
+    guesses = baselines(Records(x, np.zeros(20, dtype=np.int64)), np.zeros(1, dtype=np.int64))
+    assert guesses["class mean"].mean() > 0.33
+    assert guesses["mean of the class without its outliers"].mean() < 0.22
 
 
 def test_each_metric_has_its_own_best_baseline() -> None:
@@ -143,9 +152,12 @@ def test_each_metric_has_its_own_best_baseline() -> None:
         k: np.median([ssim_by_definition(p, q, 7, 1.0) for p, q in zip(g, victims.x, strict=True)])
         for k, g in guesses.items()
     }
-    assert np.median(judged.baseline_mse) == pytest.approx(min(by_mse.values()), abs=1e-7)
-    assert np.median(judged.baseline_ssim) == pytest.approx(max(by_ssim.values()), abs=1e-7)
-    assert judged.baseline == min(by_mse, key=lambda k: by_mse[k])
+    by_name = dict(zip(judged.baselines, np.median(judged.baseline_mse, axis=1), strict=True))
+    assert by_name == pytest.approx(by_mse, abs=1e-7)
+    best_by_mse = Distance("mse", 0.5).best_guess(judged)
+    best_by_ssim = Distance("ssim", 0.5).best_guess(judged)
+    assert best_by_mse.name == min(by_mse, key=lambda k: by_mse[k])
+    assert np.median(1 - best_by_ssim.distances) == pytest.approx(max(by_ssim.values()), abs=1e-7)
 
 
 # --- records
@@ -297,7 +309,7 @@ def test_classes_are_judged_against_the_nearest_member(split: tuple[Records, Rec
         nearest = {
             name: ((of_class - image[i]) ** 2).mean((1, 2, 3)).min() for name, image in baselines(own, classes).items()
         }
-        assert judged.baseline_mse[i] == pytest.approx(nearest[judged.baseline], rel=1e-5)
+        assert dict(zip(judged.baselines, judged.baseline_mse[:, i], strict=True)) == pytest.approx(nearest, rel=1e-5)
     assert judged.goal is Goal.CLASS
     assert judged.targets.tolist() == judged.labels.tolist() == classes.tolist()
 

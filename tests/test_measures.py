@@ -35,8 +35,9 @@ def reconstruction(
     nothing[:false, : evaluators // 2 + 1] = True
     names = ("nearest neighbour", "LDA", "network", "forest")[:evaluators]
     return Reconstruction(
-        Goal.CLASS, np.arange(n), np.arange(n), relative * base, 1 - relative * base, "class mean", base, 1 - base,
-        names, votes, nothing, np.full(evaluators, 0.9),
+        Goal.CLASS, np.arange(n), np.arange(n), relative * base, 1 - relative * base,
+        ("global mean", "class mean"), np.stack([2 * base, base]), 1 - np.stack([2 * base, base]), names,
+        votes, nothing, np.full(evaluators, 0.9),
     )  # fmt: skip
 
 
@@ -105,13 +106,24 @@ def test_distance_is_relative_to_the_best_guess_without_the_model(metric: str) -
     assert worse.low > 1.2
 
 
+def test_the_best_guess_is_the_best_at_the_quantile_that_is_asked() -> None:
+    """A guess that is near to a few and far from most is the best in the tail and not in the middle."""
+    import dataclasses
+
+    seen = reconstruction()
+    few = np.where(np.arange(100) < 10, 0.01, 9.0)
+    seen = dataclasses.replace(seen, baseline_mse=np.stack([seen.baseline_mse[1], few]))
+    assert Distance(quantile=0.05).best_guess(seen).name == "class mean"
+    assert Distance(quantile=0.5).best_guess(seen).name == "global mean"
+
+
 @pytest.mark.parametrize("column", ["mse", "baseline_mse"])
 def test_a_distance_that_is_no_number_says_nothing(column: str) -> None:
     import dataclasses
 
     seen = reconstruction(relative=0.5)
     values = getattr(seen, column).copy()
-    values[3] = np.nan
+    values[..., 3] = np.nan
     assert math.isnan(Distance(quantile=0.5).measure(dataclasses.replace(seen, **{column: values}), 0.05).value)
 
 

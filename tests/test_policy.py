@@ -114,8 +114,8 @@ class TestLoading:
         assert loaded(tmp_path, HEAD.replace("  confidence: 0.9\n", "") + ADVANTAGE).confidence == 0.95
 
     def test_whole_numbers_are_limits_too(self, tmp_path: Path) -> None:
-        limit = loaded(tmp_path, requirement(max="1")).requirements[0].limit
-        assert (limit, type(limit)) == (1.0, float)
+        limit = loaded(tmp_path, requirement(max="0")).requirements[0].limit
+        assert (limit, type(limit)) == (0.0, float)
 
     @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
     def test_the_shipped_policies(self, path: Path) -> None:
@@ -384,7 +384,7 @@ class TestLoaderAndSchemaAgree:
         plugin = registry.load("measures", name)
         at = "{" + ", ".join(f"{field}: 0.5" for field in parameters.needed(plugin)) + "}"
         safe, wrong = ("min", "max") if plugin.higher_is_safer else ("max", "min")  # type: ignore[attr-defined]
-        good = requirement(measure=name, at=at, max="", LIMIT="1")
+        good = requirement(measure=name, at=at, max="", LIMIT="0.9")
         assert loaded(tmp_path, good.replace("LIMIT", safe)).requirements[0].direction == safe
         assert violations(read(tmp_path / "policy.yaml"), whole) == []
         assert "bounds the wrong side" in refusal(tmp_path, good.replace("LIMIT", wrong))
@@ -536,3 +536,25 @@ def test_a_requirement_is_what_it_says() -> None:
         "references",
         "place",
     ]
+
+
+@pytest.mark.parametrize(
+    ("measure", "limit", "worst"),
+    [
+        ("membership.advantage", "max: 10", "1"),
+        ("membership.advantage", "max: 1.0", "1"),
+        ("membership.auc", "max: 60", "1"),
+        ("inversion.distance", "min: 0.0", "0"),
+        ("utility.accuracy", "min: -5", "0"),
+    ],
+)
+def test_a_limit_that_no_model_can_violate_is_refused(tmp_path: Path, measure: str, limit: str, worst: str) -> None:
+    """A slip into percent would pass every model there is."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "apiVersion: midguard.dev/v1\nkind: PrivacyPolicy\nmetadata: {name: a, version: 1.0.0, owner: o}\nspec:\n"
+        "  adversary: {access: release}\n  requirements:\n"
+        f"    - {{id: slip, severity: high, measure: {measure}, {limit}}}\n"
+    )
+    with pytest.raises(InputError, match=f"no model can violate this limit: the worst {measure} is {worst}"):
+        load_policy(path)

@@ -11,6 +11,7 @@ from ..errors import AccountingError
 from ..ledger import Event, Ledger, SampledGaussian
 from ..registry import load, names
 from ._bound import Accountant, Bound, bound
+from ._losses import COARSE, epsilon_of, widening
 
 #: Two bounds may differ by their stated errors and by this share of the smaller one: each rounds its grid upwards.
 TOLERANCE = 0.02
@@ -95,12 +96,11 @@ def _agree(bounds: tuple[Bound, ...]) -> None:
 
 def _curve(ledger: Ledger, delta: float, final: float) -> tuple[Point, ...]:
     """ε after up to 20 step counts, evenly spread; the last is the number that counts."""
-    from ._losses import COARSE, epsilon_of
-
     mechanisms = tuple(event for event in ledger.events if isinstance(event, SampledGaussian))
     total = sum(mechanism.steps for mechanism in mechanisms)
     counts = sorted({max(1, round(total * k / _POINTS)) for k in range(1, _POINTS)} - {total})
-    found = [epsilon_of(first_steps(mechanisms, count), delta, COARSE) for count in counts]
+    width = COARSE * widening(mechanisms)
+    found = [epsilon_of(first_steps(mechanisms, count), delta, width) for count in counts]
     # Part of a training never costs more than all of it, so the finer bound of all of it holds for each part.
     points = [Point(count, min(epsilon, final)) for count, epsilon in zip(counts, found, strict=True)]
     return (*points, Point(total, final))
@@ -112,10 +112,8 @@ def epsilon_so_far(planned: SampledGaussian, steps: int, delta: float) -> float:
     Raises:
         AccountingError: It could not be computed.
     """
-    from ._losses import COARSE, epsilon_of
-
     taken = Ledger(events=(dataclasses.replace(planned, steps=steps),), records=1, data="", model="")
-    return bound("pld", taken, delta, COARSE, lambda mechanisms: epsilon_of(mechanisms, delta, COARSE)).epsilon
+    return bound("pld", taken, delta, COARSE, lambda mechanisms, width: epsilon_of(mechanisms, delta, width)).epsilon
 
 
 def first_steps(mechanisms: tuple[SampledGaussian, ...], count: int) -> tuple[SampledGaussian, ...]:

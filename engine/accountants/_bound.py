@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from ..errors import AccountingError
 from ..ledger import Ledger, SampledGaussian
+from ._losses import widening
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,11 @@ class Accountant(Protocol):
 
 
 def bound(
-    name: str, ledger: Ledger, delta: float, error: float, epsilon: Callable[[tuple[SampledGaussian, ...]], float]
+    name: str,
+    ledger: Ledger,
+    delta: float,
+    error: float,
+    epsilon: Callable[[tuple[SampledGaussian, ...], float], float],
 ) -> Bound:
     """What an accountant says of a ledger, whatever happens inside it: a bound or an error, never anything else.
 
@@ -55,8 +60,8 @@ def bound(
         name: The accountant's.
         ledger: What happened.
         delta: In (0, 1).
-        error: The accountant's stated error.
-        epsilon: Its computation over the mechanisms.
+        error: The accountant's usual error.
+        epsilon: Its computation from the mechanisms and the error that it may make.
 
     Raises:
         AccountingError: The computation failed, or gave something that is no bound.
@@ -68,7 +73,8 @@ def bound(
         return Bound(name, math.inf, 0.0)
     try:
         with warnings.catch_warnings(action="ignore"):  # numeric warnings of the libraries; the result is checked below
-            value = float(epsilon(mechanisms))
+            error *= widening(mechanisms)
+            value = float(epsilon(mechanisms, error))
     except Exception as failure:
         raise AccountingError(f"{name}: no bound for this ledger ({type(failure).__name__}: {failure})") from failure
     if not 0 <= value < math.inf:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from ..errors import AccountingError, InputError
 from ..ledger import Ledger, SampledGaussian
 from ._account import account
-from ._losses import COARSE, epsilon_of
+from ._losses import COARSE, epsilon_of, widening
 
 #: Beyond this much noise nothing is learnt; a target that needs more is refused.
 MAX_NOISE = 1000.0
@@ -63,7 +63,7 @@ def _solve(run: Run, aim: float, epsilon: float, delta: float) -> float:
 
     def excess(logarithm: float) -> float:
         mechanism = run.with_noise(math.exp(logarithm))
-        return math.log(max(epsilon_of((mechanism,), delta, COARSE), 1e-12)) - math.log(aim)
+        return math.log(max(epsilon_of((mechanism,), delta, COARSE * widening((mechanism,))), 1e-12)) - math.log(aim)
 
     if aim <= 0 or excess(math.log(MAX_NOISE)) > 0:
         raise InputError.of(

@@ -17,9 +17,9 @@ class Pld:
     """Composed privacy loss distribution, connect the dots (dp-accounting; Doroshenko et al., arXiv 2207.04380)."""
 
     def epsilon(self, ledger: Ledger, delta: float) -> Bound:
-        """The bound at a discretisation of 1e-4, which is its stated error.
+        """The bound at a discretisation of 1e-4 (wider where ε is large), which is its stated error.
 
         Raises:
             AccountingError: It could not be computed.
         """
-        return bound("pld", ledger, delta, INTERVAL, lambda mechanisms: epsilon_of(mechanisms, delta, INTERVAL))
+        return bound("pld", ledger, delta, INTERVAL, lambda mechanisms, width: epsilon_of(mechanisms, delta, width))

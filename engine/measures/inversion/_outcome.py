@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...observation import Reconstruction
 
 if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
     from ...ledger import Account
     from ...observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A reconstruction without the model.
+
+    Attributes:
+        name: What it is.
+        distances: `(n,)`, how far it is from each target.
+    """
+
+    name: str
+    distances: NDArray[float64]
 
 
 def reconstruction(observation: Observation | Account) -> Reconstruction:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ...measure import Reads
 from ...measurement import Basis, Measurement, Quantity, undetermined
 from ...observation import Goal
-from ._outcome import reconstruction
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -17,10 +16,12 @@ if TYPE_CHECKING:
     from ...ledger import Account
     from ...observation import Observation, Reconstruction
 
+from ._outcome import Guess, reconstruction
+
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far reconstructions stay from the records, against the best guess without the model (1: no help).
+    """How far reconstructions stay away, over the best guess without the model (1: no help).
 
     A quantile of the attack's distances over the same quantile of the best no-model reconstruction's, by an adversary
     who owns the auxiliary records and knows the true label (docs/adr/0003).
@@ -50,7 +51,7 @@ class Distance:
         from ...statistics import quantile_ratio
 
         seen = reconstruction(observation)
-        attack, baseline = self.distances(seen)
+        attack, baseline = self.attack_distances(seen), self.best_guess(seen).distances
         if len(attack) < 2 or not (np.isfinite(attack).all() and np.isfinite(baseline).all()):
             return undetermined(1 - alpha, len(attack), Basis.ATTACKED)
         found = quantile_ratio(attack, baseline, self.quantile, alpha)
@@ -60,12 +61,22 @@ class Distance:
         )
         return Measurement(found.value, found.low, found.high, 1 - alpha, len(attack), Basis.ATTACKED, details)
 
-    def distances(self, seen: Reconstruction) -> tuple[NDArray[float64], NDArray[float64]]:
-        """The distances of the attack and of the baseline, `(n,)` each, 0 for a perfect reconstruction."""
-        if self.metric == "mse":
-            return seen.mse, seen.baseline_mse
-        return 1 - seen.ssim, 1 - seen.baseline_ssim
+    def attack_distances(self, seen: Reconstruction) -> NDArray[float64]:
+        """The attack's distance from each target, `(n,)`, 0 for a perfect reconstruction."""
+        return seen.mse if self.metric == "mse" else 1 - seen.ssim
+
+    def best_guess(self, seen: Reconstruction) -> Guess:
+        """The reconstruction without the model that is best by this metric at this quantile."""
+        import numpy as np
+
+        every = seen.baseline_mse if self.metric == "mse" else 1 - seen.baseline_ssim
+        best = int(np.argmin(np.quantile(every, self.quantile, axis=1)))
+        return Guess(seen.baselines[best], every[best])
 
     def no_leak(self) -> float:
         """1: as far away as the best guess without the model."""
         return 1.0
+
+    def worst(self) -> float:
+        """0: the reconstruction is the record."""
+        return 0.0

@@ -46,3 +46,7 @@ class Advantage:
     def no_leak(self) -> float:
         """0: the adversary does no better than a coin."""
         return 0.0
+
+    def worst(self) -> float:
+        """1: every record is told apart."""
+        return 1.0

@@ -58,3 +58,7 @@ class Tpr:
     def no_leak(self) -> float:
         """The FPR itself: as many members as others are accused."""
         return self.fpr
+
+    def worst(self) -> float:
+        """1: every member is named."""
+        return 1.0

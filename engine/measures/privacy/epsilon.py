@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Epsilon:
-    """How much any one record can change what training gives away: ε at this δ, one record added or removed.
+    """How much one record can change what training gives away: ε at this δ, one record added or removed.
 
     Attributes:
         delta: Probability with which ε may be exceeded; below one over the number of records.
@@ -93,6 +93,10 @@ class Epsilon:
     def no_leak(self) -> float:
         """0: nothing that training gives away depends on any one record."""
         return 0.0
+
+    def worst(self) -> float:
+        """Infinite: training without a mechanism has no bound."""
+        return math.inf
 
 
 def _missing(ledger: Ledger | None, claim: Claim | None) -> str:
