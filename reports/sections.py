@@ -254,7 +254,7 @@ def _headline(evidence: Evidence) -> str:
     everything = "The only requirement was" if len(findings) == 1 else f"All {n} were"
     match evidence["verdict"]:
         case "pass":
-            return f"{everything} shown to hold against the attacks that were run."
+            return f"{everything} shown to hold, by proof or against the attacks that were run."
         case "waived":
             return f"{everything} shown to hold or waived ({tally['waived']} waived)."
         case "fail":

@@ -311,7 +311,10 @@ def _rebuild(container: _Container) -> bytes:
 
 def _check_container(container: _Container, covered: bytes) -> ec.EllipticCurvePublicKey:
     """The key that signed the attributes, which name the covered bytes and the certificate."""
-    from asn1crypto import cms
+    from asn1crypto import (
+        cms,
+        tsp,  # noqa: F401  # teaches cms the attribute that names the certificate
+    )
 
     attributes = {a["type"].native: a["values"][0].native for a in cms.CMSAttributes.load(container.attributes)}
     if attributes["message_digest"] != hashlib.sha256(covered).digest():

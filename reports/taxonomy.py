@@ -185,11 +185,11 @@ TAXONOMY: tuple[AttackClass, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
-    """An attack of this run and what became of it. `reason` is empty where it ran."""
+class Missed:
+    """Attacks of this run that told nothing, for one and the same reason."""
 
-    attack: str
-    reason: str = ""
+    attacks: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +203,8 @@ class Coverage:
     """
 
     row: AttackClass
-    ran: tuple[Mention, ...]
-    missed: tuple[Mention, ...]
+    ran: tuple[str, ...]
+    missed: tuple[Missed, ...]
 
     @property
     def tested(self) -> bool:
@@ -229,18 +229,21 @@ def _held(row: AttackClass) -> bool:
     return any(_belongs(name, row) for name in registry.names("attacks"))
 
 
-def _ran(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Mention, ...]:
+def _ran(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[str, ...]:
     """Attacks of this class that ran to their end."""
     ran = (a for a in evidence["attacks"] if a["status"] == "ran")
-    return tuple(dict.fromkeys(Mention(a["name"]) for a in ran if a["threat"]["goal"] in row.goals))
+    return tuple(dict.fromkeys(a["name"] for a in ran if a["threat"]["goal"] in row.goals))
 
 
-def _missed(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Mention, ...]:
-    """Attacks of this class that did not run, each once, with the reason."""
-    stopped = [Mention(a["name"], a["reason"] or a["status"]) for a in evidence["attacks"] if a["status"] != "ran"]
-    absent = [Mention(n["attack"], n["reason"]) for n in evidence["notTested"]]
-    mentions = dict.fromkeys(stopped + absent)
-    return tuple(m for m in mentions if _belongs(m.attack, row))
+def _missed(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Missed, ...]:
+    """Attacks of this class that did not, by reason."""
+    stopped = [(a["name"], a["reason"] or a["status"]) for a in evidence["attacks"] if a["status"] != "ran"]
+    absent = [(n["attack"], n["reason"]) for n in evidence["notTested"]]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in dict.fromkeys(stopped + absent):
+        if _belongs(name, row):
+            reasons.setdefault(reason, []).append(name)
+    return tuple(Missed(tuple(names), reason) for reason, names in reasons.items())
 
 
 def _belongs(name: str, row: AttackClass) -> bool:
