@@ -95,7 +95,7 @@ class AttackError(MidguardError):
     """An attack stopped before it had an outcome."""
 
 
-class NotMeasurable(MidguardError):
+class NotMeasurable(MidguardError):  # noqa: N818  # a lack, not a failure
     """Something that a measure needs is not there; says what to add."""
 
     exit_code = Exit.UNDECIDED

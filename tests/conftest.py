@@ -80,7 +80,9 @@ def write_policy(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def midguard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def midguard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
     """Runs the command line in this process, in a folder of its own, and tells how it ended."""
     from midguard.cli import main
 

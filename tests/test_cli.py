@@ -120,8 +120,8 @@ def test_one_changed_byte_is_enough(checked: Path, tmp_path: Path) -> None:
 
 def test_an_unsigned_check_leaves_no_attestation_and_says_so(checked: Path, tmp_path: Path) -> None:
     ended = midguard(
-        "check", checked / "policy.yaml", checked / "model/model.pt", "--out", tmp_path, "--store", checked / ".midguard",
-        cwd=checked,
+        "check", checked / "policy.yaml", checked / "model/model.pt",
+        "--out", tmp_path, "--store", checked / ".midguard", cwd=checked,
     )  # fmt: skip
     assert ended.returncode == 0
     assert "UNSIGNED" in ended.stdout

@@ -100,7 +100,9 @@ def test_an_attack_that_raises_in_the_middle_is_an_error(
 def test_scores_that_are_all_nan_are_inconclusive(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Loss, "score", lambda self, target, candidates, seed, progress: np.full(len(candidates), np.nan))
+    monkeypatch.setattr(
+        Loss, "score", lambda self, target, candidates, seed, progress: np.full(len(candidates), np.nan)
+    )
     ended = midguard("check", write_policy(f"{LOSS}, max: 0.99"), careless / "model.pt", "--format", "json")
     found = status(ended)
     assert (ended.code, found["status"], found["value"]) == (3, "inconclusive", None)
@@ -212,7 +214,9 @@ def test_a_claim_below_what_an_attack_shows_is_refuted(careless: Path, write_pol
     assert found["value"] > 0.01  # type: ignore[operator]
 
 
-def test_a_claim_above_what_an_attack_shows_is_not_refuted(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+def test_a_claim_above_what_an_attack_shows_is_not_refuted(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
     edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 30.0, delta: 1.0e-5}\n")
     ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
     assert ended.code == 0
@@ -227,7 +231,9 @@ def test_missing_records_leave_a_requirement_not_run(
     if part == "members":
         edit(careless / "model.yaml", r"\n  ledger:.*?(?=\n  \S|\Z)", "")
     requirement = (
-        "id: advantage, measure: inversion.distance, at: {quantile: 0.5}, min: 0.1" if part == "auxiliary" else f"{LOSS}, max: 0.7"
+        "id: advantage, measure: inversion.distance, at: {quantile: 0.5}, min: 0.1"
+        if part == "auxiliary"
+        else f"{LOSS}, max: 0.7"
     )
     ended = midguard("check", write_policy(requirement), careless / "model.pt", "--format", "json")
     found = status(ended)
