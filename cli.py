@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +46,7 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(keys_app, name="keys")
 app.add_typer(list_app, name="list")
 
+_SIGN_OF_LIFE = 10.0  # seconds
 PASSPHRASE = "MIDGUARD_KEY_PASSPHRASE"  # the variable's name, no secret
 
 
@@ -87,11 +91,13 @@ def check(
     from .engine.check import check as run_check
 
     signer = _signer(key)
+    _refuse_unwritable(out)
     with _progress() as report:
         checked = run_check(
             policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report
         )  # fmt: skip
-    _print_result(checked, output, signer is not None and out is not None)
+    with _listening():
+        _print_result(checked, output, signer is not None and out is not None)
     if out is not None:
         _write(checked, out, signer)
     raise typer.Exit(int(checked.verdict.exit_code))
@@ -111,7 +117,8 @@ def plan(
     from .reports.terminal import render_plan
 
     bench = prepare(policy, model, subject=subject, seed=seed, store=store, trust_code=trust_code)
-    render_plan(_plan(bench), _console())
+    with _listening():
+        render_plan(_plan(bench), _console())
 
 
 @app.command()
@@ -130,11 +137,14 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="Where the reports go.")],
     key: KeyFile = None,
 ) -> None:
-    """Render the reports again from evidence."""
+    """Render the reports again from evidence; signs only what the same key has attested beside it."""
     from .reports.bundle import write_bundle
 
-    document = _read_json(evidence)
-    for file in write_bundle(document, out, _signer(key)).files:
+    document, signer = _read_evidence(evidence), _signer(key)
+    if signer is not None:
+        _refuse_unattested(evidence, signer)
+    _refuse_unwritable(out)
+    for file in write_bundle(document, out, signer).files:
         typer.echo(file)
 
 
@@ -151,7 +161,12 @@ def verify(
 
     worst = Exit.PASS
     for file in files:
-        verification = verify_file(file, key, model)
+        try:
+            verification = verify_file(file, key, model)
+        except InputError as error:
+            typer.echo(str(error), err=True)
+            worst = Exit.BAD_INPUT
+            continue
         typer.echo(f"{file}: {verification.summary}")
         for line in verification.lines:
             typer.echo(f"  {line}")
@@ -365,7 +380,9 @@ def _new_passphrase() -> bytes:
     return given.encode()
 
 
-def _read_json(path: Path) -> Mapping[str, object]:
+def _read_evidence(path: Path) -> Mapping[str, object]:
+    from .reports.evidence import read
+
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -374,7 +391,35 @@ def _read_json(path: Path) -> Mapping[str, object]:
         raise InputError.of(
             f"{path}: not an evidence file of schemaVersion 1", "name an evidence.json that check wrote"
         )
+    read(document)
     return document
+
+
+def _refuse_unattested(evidence: Path, signer: Signer) -> None:
+    """Refuse to vouch for evidence that this key has not vouched for already: somebody may have edited it."""
+    from .reports.verify import verify as verify_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        trusted = Path(folder) / "signer.pub"
+        trusted.write_bytes(signer.public_pem)
+        verification = verify_file(evidence, trusted, None)
+    if not verification.valid:
+        hint = "render it without --key, or run check again with the key: it takes its outcomes from the store"
+        raise InputError.of(f"{evidence}: this key has not attested it ({verification.summary})", hint)
+
+
+def _refuse_unwritable(out: Path | None) -> None:
+    """Find out before hours of work whether their outcome can be written."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError.of(
+            f"{out}: reports cannot be written there: {error}", "name another folder with --out"
+        ) from error
 
 
 def _console() -> Console:
@@ -400,15 +445,31 @@ def _progress() -> Iterator[Report]:
             task = bar.add_task("starting", total=1.0)
             yield lambda what, share: bar.update(task, description=what, completed=share)
     else:
-        said: list[str] = []
+        yield _Teller().tell
 
-        def tell(what: str, share: float) -> None:
-            step = what.split(":", maxsplit=1)[0].split(" ", maxsplit=1)[0] if what.startswith("epoch") else what
-            if step not in said or share >= 1.0:
-                said.append(step)
-                _say(what)
 
-        yield tell
+class _Teller:
+    """One line when another step begins, and a sign of life every ten seconds of a long one."""
+
+    def __init__(self) -> None:
+        self._step, self._said = "", 0.0
+
+    def tell(self, what: str, share: float) -> None:
+        step = re.sub(r"[\d.,/%]+", "", what)
+        now = time.monotonic()
+        if step != self._step or now - self._said > _SIGN_OF_LIFE or (share >= 1.0 and ":" in what):
+            _say(what if share in {0.0, 1.0} or ":" in what else f"{what}, {share:.0%}")
+            self._step, self._said = step, now
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Go on where nobody reads the result any more: the exit code is the verdict's, not the closed pipe's."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(show: bool) -> None:

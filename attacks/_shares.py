@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _SMALLEST = float(np.nextafter(0.0, 1.0))
 #: Below this a share cannot be told from what rounding left of 1 - sum(p).
 _PRECISION = 2.0**-53
+#: Between these the largest and the smallest logit of a middling answer differ in a model as people train them.
+_FAINT, _LOUD, _USUAL = 1e-2, 1e5, 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +49,51 @@ class Shares:
 
 def ask(target: Target, candidates: Records) -> Shares:
     """Ask the model about every candidate and read probabilities from whatever it answers."""
-    return read(target, target.query(candidates.x))
+    answers = target.query(candidates.x)
+    return read(target, answers, undoing(target, answers))
 
 
-def read(target: Target, answers: NDArray[float64]) -> Shares:
-    """Read probabilities from answers that this target gave. Args: answers `(n, classes)`, logits or probabilities."""
+def undoing(target: Target, answers: NDArray[float64]) -> float:
+    """The factor that undoes a scale of the logits which makes all answers look alike, or all of them sure.
+
+    Whoever sees the numbers can undo it, so it hides nothing: `w / 1e20` is the same model. 1 for an ordinary model,
+    for one whose answers do not differ at all, and for a release whose truncation or rounding does hide.
+
+    Args:
+        target: Who answered.
+        answers: `(n, classes)`, on records that are like those to be attacked.
+    """
+    if target.exposure is Exposure.LABEL or _is_hidden(target, answers.shape[1]):
+        return 1.0
+    logits = _logits(target, answers)
+    spread = np.ptp(logits[np.isfinite(logits).all(axis=1)], axis=1)
+    middle = float(np.median(spread)) if len(spread) else 0.0
+    return 1.0 if middle == 0 or _FAINT <= middle <= _LOUD else _USUAL / middle
+
+
+def read(target: Target, answers: NDArray[float64], factor: float = 1.0) -> Shares:
+    """Read probabilities from answers that this target gave.
+
+    Args:
+        target: Who answered.
+        answers: `(n, classes)`, logits or probabilities.
+        factor: What the logits are multiplied by first (`undoing`).
+    """
     answers = np.asarray(answers, dtype=np.float64)
-    if target.exposure is Exposure.LOGITS:
-        return _whole(answers)
-    if _is_reduced(target.release, answers.shape[1]):
+    if _is_hidden(target, answers.shape[1]):
         return _reduced(answers, target.release)
-    return _whole(np.log(np.maximum(answers, _SMALLEST)))
+    return _whole(factor * _logits(target, answers))
+
+
+def _is_hidden(target: Target, classes: int) -> bool:
+    return target.exposure is Exposure.PROBABILITIES and _is_reduced(target.release, classes)
+
+
+def _logits(target: Target, answers: NDArray[float64]) -> NDArray[float64]:
+    """The logits, but for a constant in each row; centred, so that a faint difference is not lost beside it."""
+    logits = answers if target.exposure is Exposure.LOGITS else np.log(np.maximum(answers, _SMALLEST))
+    with np.errstate(invalid="ignore"):  # a row that is not finite stays so
+        return np.asarray(logits - logits.mean(axis=1, keepdims=True))
 
 
 def at_label(values: NDArray[float64], labels: NDArray[int64]) -> NDArray[float64]:

@@ -11,17 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .accountants import account as accounts
-from .errors import AccountingError, Location
+from .errors import AccountingError, InputError, Location
 from .evidence import Json, build
 from .measure import Reads
 from .measurement import Basis, Measurement
-from .observation import Membership
-from .plan import Outcome, Plan, make_plan
+from .observation import Membership, Observation
+from .plan import Assignment, Outcome, Plan, make_plan
 from .policy import Direction, Policy, Requirement, Severity, load_policy
-from .run import Bench, Report, account, predictions, run, silent
+from .run import Bench, Report, account, predictions, run, silent, stored
 from .store import Store, key
 from .subject import Subject, load_records, load_subject
-from .verdict import Finding, Status, Verdict, judge_account, judge_attacked, judge_measured
+from .verdict import Finding, Status, Verdict, judge_account, judge_attacked, judge_failed, judge_measured, tells_apart
 
 #: Where raw outcomes are kept unless somebody says otherwise.
 STORE = Path(".midguard")
@@ -75,8 +75,8 @@ def check(
     started = time.perf_counter()
     bench = prepare(policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code)
     bench.report = report
-    if not bench.plan.jobs:
-        _ = bench.module  # nothing else would look into the file
+    if not bench.plan.jobs or not all(stored(bench, job) for job in bench.plan.jobs):
+        _ = bench.module  # a file that cannot be loaded is refused before anything is trained
     outcomes = run(bench)
     verdict = judge(bench, outcomes)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -104,7 +104,7 @@ def prepare(
     records = load_records(described)
     kept = Store(Path(store))
     plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh))
-    return Bench(described, records, plan, kept, trust_code)
+    return Bench(described, records, plan, kept, trust_code, fresh)
 
 
 def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
@@ -115,11 +115,22 @@ def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
         if requirement.measure.reads is Reads.ACCOUNT:
             findings.append(judge_account(requirement, account(bench, requirement)))
         elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
-            found = requirement.measure.measure(predictions(bench), assignment.alpha)
-            findings.append(judge_measured(requirement, found, "the model's predictions"))
+            findings.append(_judge_predictions(bench, assignment))
         else:
             findings.append(judge_attacked(assignment, outcomes))
     return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)))
+
+
+def _judge_predictions(bench: Bench, assignment: Assignment) -> Finding:
+    """Hold what the model predicts against its limit."""
+    requirement = assignment.requirement
+    try:
+        found = requirement.measure.measure(predictions(bench), assignment.alpha)
+    except InputError:
+        raise
+    except Exception as error:  # leaves its requirement in error, the others standing
+        return judge_failed(requirement, f"{type(error).__name__}: {error}")
+    return judge_measured(requirement, found, "the model's predictions")
 
 
 def _refutations(bench: Bench, findings: list[Finding], outcomes: Mapping[str, Outcome]) -> list[Finding]:
@@ -131,9 +142,8 @@ def _refutations(bench: Bench, findings: list[Finding], outcomes: Mapping[str, O
         bounds.append((claim.epsilon, claim.delta, str(Basis.DECLARED)))
     refuted = []
     for epsilon, delta, basis in dict.fromkeys(bounds):
-        worst = max(
-            (_epsilon(o, delta, bench.plan.refutation_alpha, findings) for o in outcomes.values()), default=_NOTHING
-        )
+        found = (_epsilon(o, delta, bench.plan.refutation_alpha) for o in outcomes.values())
+        worst = max(found, default=_NOTHING)
         if worst.low > epsilon:
             refuted.append(_refuted(bench, worst, epsilon, delta, basis))
     return refuted
@@ -155,18 +165,23 @@ def _accounted(finding: Finding) -> bool:
     return finding.requirement.measure.reads is Reads.ACCOUNT and finding.measurement is not None
 
 
-def _epsilon(outcome: Outcome, delta: float, alpha: float, findings: list[Finding]) -> _EpsilonBound:
-    """The lower bound that one attack's scores imply; none where it found members on the null too."""
+def _epsilon(outcome: Outcome, delta: float, alpha: float) -> _EpsilonBound:
+    """The lower bound that one attack's scores imply; none unless its null ran and found nothing."""
+    null, seen = outcome.negative.observation, outcome.observation
+    low = _lower_bound(seen, delta, alpha)
+    if low == 0 or null is None or tells_apart(null, alpha) or _lower_bound(null, delta, alpha) > 0:
+        return _NOTHING
+    return _EpsilonBound(low, outcome.job.name, len(seen.scores) if isinstance(seen, Membership) else 0)
+
+
+def _lower_bound(seen: Observation | None, delta: float, alpha: float) -> float:
     import numpy as np
 
     from .statistics import epsilon_lower_bound
 
-    seen = outcome.observation
-    fooled = any(a.name == outcome.job.name and a.fooled for f in findings for a in f.attacks)
-    if not isinstance(seen, Membership) or fooled or np.isnan(seen.scores).any():
-        return _NOTHING
-    low = epsilon_lower_bound(seen.scores, seen.members, delta, alpha)
-    return _EpsilonBound(low, outcome.job.name, len(seen.scores))
+    if not isinstance(seen, Membership) or np.isnan(seen.scores).any():
+        return 0.0
+    return epsilon_lower_bound(seen.scores, seen.members, delta, alpha)
 
 
 def _refuted(bench: Bench, worst: _EpsilonBound, epsilon: float, delta: float, basis: str) -> Finding:
@@ -202,7 +217,7 @@ def _accounting(bench: Bench) -> Json | None:
         return None
     delta: float = asked[0].delta  # type: ignore[attr-defined]
     name = key({"accounting": repr(ledger), "delta": delta})
-    kept = bench.store.get(name)
+    kept = None if bench.fresh else bench.store.get(name)
     if kept is not None:
         return dict(json.loads(kept))
     try:
@@ -236,6 +251,5 @@ def _seed(store: Store, subject: Subject, policy: Policy, asked: int | None, fre
     name = key({"seed": [subject.model.sha256, subject.sha256, str(policy.access)]})
     kept = None if fresh else store.get(name)
     seed = asked if asked is not None else int(json.loads(kept)) if kept else secrets.randbits(48)
-    if asked is None and kept is None:
-        store.put(name, json.dumps(seed).encode())
+    store.put(name, json.dumps(seed).encode())
     return seed

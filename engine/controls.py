@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 _TWIN_RECORDS = 600
 #: It is not leaky before it has learnt this share of its random labels by heart.
 _BY_HEART = 0.9
+#: Auxiliary records a class below which a model that learnt from them could hardly tell anything of anybody.
+_ENOUGH_A_CLASS = 10
 #: Gradient steps of a control model.
-_STEPS = 2400
+_STEPS = 1600
 _BATCH = 64
 
 
@@ -109,7 +111,7 @@ class Controls:
 
     def membership_null(self) -> MembershipControl:
         """A model of the same recipe that saw neither members nor nonmembers."""
-        if self.auxiliary is not None:
+        if self.auxiliary is not None and len(self.auxiliary) >= _ENOUGH_A_CLASS * self.task.classes:
             module = self._fit(self.auxiliary, "membership null", _STEPS)
             inside, outside = self.members, _given(self.nonmembers)
             story = "a model trained on the auxiliary records, which saw neither members nor nonmembers"
@@ -133,7 +135,7 @@ class Controls:
         return self.bench(self.open_release(), self.auxiliary, self._fit(shuffled, "inversion null", _STEPS))
 
     def _fit(self, records: Records, name: str, steps: int) -> torch.nn.Module:
-        epochs = max(1, steps * min(_BATCH, len(records)) // len(records))
+        epochs = max(1, steps // -(-len(records) // _BATCH))
         return fit(dataclasses.replace(self.recipe, epochs=epochs), records, derive(self.seed, name)).module
 
 

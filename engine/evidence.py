@@ -19,7 +19,7 @@ from .measures.inversion.distance import Distance
 from .observation import Goal, Membership, Reconstruction
 from .plan import Outcome, Plan
 from .target import Access
-from .verdict import AttackFinding, Control, Finding, Verdict
+from .verdict import AttackFinding, Control, Finding, Status, Verdict
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -203,7 +203,9 @@ def _margin(finding: Finding) -> float | None:
         return None
     limit, found = finding.requirement.limit, finding.measurement
     margin = limit - found.high if finding.requirement.direction == "max" else found.low - limit
-    return margin if math.isfinite(margin) else None
+    # What is left to a limit that was not shown to hold is nobody's comfort.
+    shown = margin <= 0 or finding.status in {Status.PASS, Status.WAIVED}
+    return margin if math.isfinite(margin) and shown else None
 
 
 def _attack_finding(attack: AttackFinding) -> Json:

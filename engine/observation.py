@@ -81,13 +81,17 @@ class Reconstruction:
                 raise ValueError(f"expected {name} of shape {(len(self.baselines), n)}")
 
 
+#: Predicted where the model gave NaN or infinity: an answer that is right about no record.
+NO_ANSWER = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """What the released model predicts on records that it never saw.
 
     Attributes:
         labels: `(n,)` int64, the recorded class.
-        predicted: `(n,)` int64, the predicted class.
+        predicted: `(n,)` int64, the predicted class; `NO_ANSWER` where the model's answer is no number.
     """
 
     labels: NDArray[int64]

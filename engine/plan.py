@@ -133,7 +133,7 @@ class Outcome:
         reason: What stopped it; empty where it ran.
         positive: The same attack on the leaky twin.
         negative: The same attack where there is nothing to find.
-        seconds: Time it took, the controls included.
+        seconds: Time it took on the subject, the controls left out.
         queries: Records it sent through the subject.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -14,10 +15,10 @@ import numpy as np
 from . import store as storage
 from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion
 from .controls import Controls, MembershipControl, shuffled_within, undefended
-from .errors import AccountingError, NotMeasurable
+from .errors import AccountingError, InputError, NotMeasurable
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
 from .measurement import Basis, Measurement, Quantity
-from .observation import Goal, Membership, Observation, Predictions, Reconstruction
+from .observation import NO_ANSWER, Goal, Membership, Observation, Predictions, Reconstruction
 from .plan import VICTIMS, AccountOutcome, ControlRun, Job, Outcome, Plan, derive
 from .recipe import Recipe, load_recipe
 from .subject import load_module, make_target
@@ -55,6 +56,7 @@ class Bench:
         plan: What will run.
         store: Where outcomes are kept.
         trust_code: Whether the user's own code may build the model.
+        fresh: Whether everything is to be done again, whatever the store holds.
         report: Told how far the work is.
     """
 
@@ -63,8 +65,11 @@ class Bench:
     plan: Plan
     store: Store
     trust_code: bool = False
+    fresh: bool = False
     report: Report = silent
-    drawn: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    drawn: dict[str, tuple[Target, NDArray[np.float32]]] = field(default_factory=dict, repr=False)
+    #: What the user's own code does can change without any file that is named here: its outcomes are never found again.
+    factory: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
     @cached_property
     def module(self) -> torch.nn.Module:
@@ -130,11 +135,22 @@ class Bench:
 
     def null_images(self, job: Job) -> tuple[Target, NDArray[np.float32]]:
         """What a class inversion draws of a model without these classes; drawn once for a job."""
-        if job.identity not in self.drawn:
+        name = f"null {job.identity}"
+        if name not in self.drawn:
             progress: Progress = lambda share: self.report(f"{job.name} on the null", share)  # noqa: E731
             images = _of(job, ClassInversion).reconstruct_classes(self.inversion_null, self.classes, job.seed, progress)
-            self.drawn[job.identity] = np.asarray(images)
-        return self.inversion_null, self.drawn[job.identity]
+            self.drawn[name] = (self.inversion_null, np.asarray(images))
+        return self.drawn[name]
+
+    def record_images(self, job: Job, role: str, progress: Progress) -> tuple[Target, NDArray[np.float32]]:
+        """What a record inversion draws of the victims, drawn once; the null judges what was drawn of the subject."""
+        name = f"{role} {job.identity}"
+        if name not in self.drawn:
+            target = self.inversion_twin if role == "twin" else self.subject_target()
+            outputs = target.query(self.victims.x)
+            images = _of(job, RecordInversion).reconstruct_records(target, outputs, job.seed, progress)
+            self.drawn[name] = (target, np.asarray(images))
+        return self.drawn[name]
 
     def subject_target(self) -> Target:
         """The subject as this adversary sees it."""
@@ -172,11 +188,13 @@ def stored(bench: Bench, job: Job) -> bool:
 
 def run_job(bench: Bench, job: Job) -> Outcome:
     """One attack on the subject and on both controls. One that raises becomes a crashed outcome, never silence."""
-    started = time.perf_counter()
     controls = {role: _control(bench, job, role) for role in ("null", "twin")}
     reason, observation, queries = "", None, job.queries
+    started = time.perf_counter()
     try:
         observation, queries = _kept(bench, job, "subject")
+    except InputError:
+        raise  # a model that cannot be loaded is bad input, no crash of an attack
     except Exception as error:  # whatever an attack raises, its requirement ends in error
         reason = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
@@ -186,6 +204,8 @@ def run_job(bench: Bench, job: Job) -> Outcome:
 def _control(bench: Bench, job: Job, role: str) -> ControlRun:
     try:
         observation, _ = _kept(bench, job, role)
+    except InputError:
+        raise
     except Exception as error:  # a control that cannot run leaves the attack untested: never a pass
         return ControlRun(None, f"{type(error).__name__}: {error}")
     return ControlRun(observation, _story(bench, job, role))
@@ -215,7 +235,7 @@ def _subject_parts(bench: Bench) -> dict[str, object]:
     files = {"members": subject.members, "nonmembers": subject.nonmembers, "auxiliary": subject.auxiliary}
     return {
         "model": subject.model.sha256,
-        "network": [repr(subject.model.architecture), subject.model.factory],
+        "network": [repr(subject.model.architecture), subject.model.factory and bench.factory],
         "task": repr(subject.task),
         "release": repr(subject.release),
         "data": {name: file and file.sha256 for name, file in files.items()},
@@ -240,9 +260,10 @@ def _kept(bench: Bench, job: Job, role: str) -> tuple[Observation, int]:
     if kept is not None and meta is not None:
         return kept, int(json.loads(meta)["queries"])
     target, observation = _work(bench, job, role)
-    bench.store.put(f"{name}.meta", json.dumps({"queries": target.queries}).encode())
+    queries = target.queries or job.queries  # who holds the module asks it without being counted
+    bench.store.put(f"{name}.meta", json.dumps({"queries": queries}).encode())
     bench.store.put(name, storage.encode(observation))
-    return observation, target.queries
+    return observation, queries
 
 
 def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
@@ -305,9 +326,8 @@ def _judged(bench: Bench, images: NDArray[np.float32], nothing: NDArray[np.float
 
 
 def _single_records(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
-    victims, attack = bench.victims, _of(job, RecordInversion)
-    target = bench.inversion_twin if role == "twin" else bench.subject_target()
-    images = np.asarray(attack.reconstruct_records(target, target.query(victims.x), job.seed, progress))
+    victims = bench.victims
+    target, images = bench.record_images(job, "twin" if role == "twin" else "subject", progress)
     if role == "null":
         # Each reconstruction is held against another record of the same class: it can tell nothing but the class.
         images = images[shuffled_within(victims.y, job.seed)]
@@ -320,12 +340,14 @@ def _single_records(bench: Bench, job: Job, role: str, progress: Progress) -> tu
 def predictions(bench: Bench) -> Predictions:
     """What the model predicts on the nonmembers, from the store where it is known."""
     name = storage.key(_subject_parts(bench) | {"role": "predictions"})
-    kept = bench.store.observation(name)
+    kept = None if bench.fresh else bench.store.observation(name)
     if isinstance(kept, Predictions):
         return kept
     records = _given(bench.records.nonmembers)
     label = make_target(bench.subject.task, Release(Exposure.LABEL), Access.RELEASE, None, lambda: bench.module)
-    found = Predictions(records.y, np.asarray(label.query(records.x).argmax(axis=1), dtype=np.int64))
+    answers = label.query(records.x)
+    answered = np.isfinite(answers).all(axis=1)
+    found = Predictions(records.y, np.where(answered, answers.argmax(axis=1), NO_ANSWER).astype(np.int64))
     bench.store.put(name, storage.encode(found))
     return found
 
@@ -333,7 +355,7 @@ def predictions(bench: Bench) -> Predictions:
 def account(bench: Bench, requirement: Requirement) -> AccountOutcome:
     """What the ledger or a claim says, from the store where the accountants have spoken already."""
     name = storage.key({"account": repr(bench.subject.account), "measure": repr(requirement.measure)})
-    kept = bench.store.get(name)
+    kept = None if bench.fresh else bench.store.get(name)
     if kept is not None:
         return AccountOutcome(_measurement(json.loads(kept)))
     try:

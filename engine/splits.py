@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from .copies import first_copies
 from .errors import InputError
 from .formats import DataSource
 from .recipe import DataChoice, Split
@@ -58,21 +59,13 @@ def _read(source: DataSource, task: Task) -> Records:
 
 def _split(records: Records, choice: DataChoice, task: Task, generator: np.random.Generator) -> Dealt:
     """One source, dealt out."""
-    single = records.take(_first_copies(records))
+    single = records.take(first_copies(records.x))
     noisy = relabelled(single, choice.label_noise, task.classes, generator)
     dealt = {name: noisy.take(index) if len(index) else None for name, index in _hands(noisy, choice.split, generator)}
     members = dealt["members"]
     if members is None:
         raise InputError.of(f"none of the {len(single)} records would be trained on", "give the members a larger share")
     return Dealt(members, dealt["nonmembers"], dealt["auxiliary"])
-
-
-def _first_copies(records: Records) -> _Positions:
-    """Positions of each record's first copy: a copy in another set would be both trained on and not."""
-    first: dict[bytes, int] = {}
-    for position, digest in enumerate(record_digests(records.x)):
-        first.setdefault(digest, position)
-    return np.array(sorted(first.values()), dtype=np.int64)
 
 
 def _hands(records: Records, split: Split, generator: np.random.Generator) -> list[tuple[str, _Positions]]:

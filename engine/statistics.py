@@ -229,6 +229,20 @@ def auc(scores: Floats, members: Bools, alpha: float) -> Interval:
     return Interval(value, max(0.0, value - width), min(1.0, value + width))
 
 
+def shifted(scores: Floats, members: Bools, alpha: float) -> bool:
+    """Whether members and nonmembers score differently, in either direction (Mann & Whitney 1947, two-sided).
+
+    Args:
+        scores: `(n,)`; a NaN anywhere shows nothing.
+        members: `(n,)`, some of each kind.
+        alpha: How often it may say so of scores that do not differ.
+    """
+    if np.isnan(scores).any() or members.all() or not members.any():
+        return False
+    test = stats.mannwhitneyu(scores[members], scores[~members], alternative="two-sided", method="asymptotic")
+    return bool(test.pvalue <= alpha)
+
+
 def epsilon_lower_bound(scores: Floats, members: Bools, delta: float, alpha: float) -> float:
     """The smallest ε that these attack scores leave possible, with confidence 1 - alpha; 0 where they refute nothing.
 

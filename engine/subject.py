@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .architectures import Architecture, architecture_schema, choose_architecture
+from .copies import first_copies, near_copies
 from .document import Document, PathTo, read, violations
 from .errors import InputError, Location, Problem
 from .formats import DataSource, choose_data, choose_model_format, data_schema, existing, model_format
@@ -182,15 +183,21 @@ def load_subject(model: Path, subject: Path | None = None) -> Subject:
 
 
 def load_records(subject: Subject) -> SubjectRecords:
-    """Read the subject's records, checked and disjoint. Loads no torch.
+    """Read the subject's records, checked and disjoint, each once. Loads no torch.
 
     Raises:
-        InputError: They cannot be read, are not those that the subject was loaded with, or overlap.
+        InputError: They cannot be read, are not those that the subject was loaded with, overlap, are near copies of
+            each other, or are not as many as the ledger says.
     """
     files = {name: getattr(subject, name) for name in PARTS}
     records = {name: None if file is None else _read_again(file, subject.task) for name, file in files.items()}
-    _refuse_overlap(subject, {name: part for name, part in records.items() if part is not None})
-    return SubjectRecords(records["members"], records["nonmembers"], records["auxiliary"])
+    named = {name: part for name, part in records.items() if part is not None}
+    _refuse_overlap(subject, named)
+    _refuse_short_ledger(subject, records["members"])
+    # A record that stands twice in a set is one record: counted twice, it would narrow every interval.
+    single = {name: part.take(first_copies(part.x)) for name, part in named.items()}
+    _refuse_near_copies(subject, single)
+    return SubjectRecords(single.get("members"), single.get("nonmembers"), single.get("auxiliary"))
 
 
 def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
@@ -573,6 +580,26 @@ def _refuse_overlap(subject: Subject, records: Mapping[str, Records]) -> None:
                 Problem(message, origin.where, "take them out of one of the two, and train again if need be")
             )
     _raise_if(problems)
+
+
+def _refuse_near_copies(subject: Subject, records: Mapping[str, Records]) -> None:
+    """Refuse nonmembers that were as good as trained on: attacks would find no difference, and a leak would pass."""
+    members, nonmembers = records.get("members"), records.get("nonmembers")
+    if members is None or nonmembers is None:
+        return
+    near = near_copies(members, nonmembers)
+    if near:
+        message = f"{near} of the nonmembers that were compared are near copies of members, so they are not unseen"
+        hint = "name nonmembers of other people, scenes or sources than the members"
+        raise InputError.of(message, hint, cast("DataSource", cast("DataFile", subject.nonmembers).origin).where)
+
+
+def _refuse_short_ledger(subject: Subject, members: Records | None) -> None:
+    """Refuse a ledger over another number of records than the members are: its δ and its rates would mean nothing."""
+    ledger = subject.account.ledger
+    if ledger is not None and members is not None and ledger.records != len(members):
+        message = f"{subject.file}: the ledger is over {ledger.records} records, the members are {len(members)}"
+        raise InputError.of(message, "give the ledger that was written with this model, or take it out")
 
 
 def _build(subject: Subject) -> torch.nn.Module:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .attack import Attack
 from .errors import Exit
 from .measurement import Basis, Measurement
-from .observation import Observation
+from .observation import Membership, Observation
 from .plan import AccountOutcome, Assignment, ControlRun, Outcome
 from .policy import Direction, Requirement
 
@@ -93,11 +92,6 @@ class AttackFinding:
         """Whether it found nothing where there was nothing."""
         return self.negative is not None and self.negative.ok
 
-    @property
-    def fooled(self) -> bool:
-        """Whether it found something where there was nothing, so that what it shows is no violation either."""
-        return self.negative is not None and self.negative.measurement is not None and not self.negative.ok
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -170,7 +164,12 @@ def judge_account(requirement: Requirement, outcome: AccountOutcome) -> Finding:
         return judge_measured(requirement, outcome.measurement, by)
     if outcome.missing:
         return Finding(requirement, Status.NOT_RUN, None, "", outcome.missing, _REMEDY_ACCOUNT)
-    return Finding(requirement, Status.ERROR, None, "", outcome.failed, _REMEDY_CRASH)
+    return judge_failed(requirement, outcome.failed)
+
+
+def judge_failed(requirement: Requirement, reason: str) -> Finding:
+    """A requirement whose measuring failed is an error, never a pass."""
+    return Finding(requirement, Status.ERROR, None, "", reason, _REMEDY_CRASH)
 
 
 _REMEDY_ACCOUNT = "train with `midguard train`, or name the ledger under spec.ledger"
@@ -210,7 +209,7 @@ def judge_attacked(assignment: Assignment, outcomes: Mapping[str, Outcome]) -> F
 
 def _violated(requirement: Requirement, ran: list[AttackFinding], attacks: tuple[AttackFinding, ...]) -> Finding | None:
     """A violation is shown as soon as one attack shows it, if it finds nothing where there is nothing."""
-    shown = [a for a in ran if _status(a, requirement) is Status.FAIL and not a.fooled]
+    shown = [a for a in ran if _status(a, requirement) is Status.FAIL and a.fair]
     if not shown:
         return None
     worst = _worst(requirement, shown)
@@ -258,7 +257,7 @@ def _undecided(
         reason, remedy = _words(requirement, worst.measurement, Status.INCONCLUSIVE, needed)
         return Finding(requirement, Status.INCONCLUSIVE, worst.measurement, worst.name, reason, remedy, attacks, needed)
     elif blind or not sighted:
-        worst = (blind or ran)[0]
+        worst = _worst(requirement, blind or ran)
         reason, remedy = _control_reason(worst.positive), _REMEDY_BLIND
     else:
         return None
@@ -268,7 +267,7 @@ def _undecided(
 
 
 _REMEDY_UNFAIR = "draw members and nonmembers from the same source at random, then train and check again"
-_REMEDY_BLIND = "name stronger attacks, or give a recipe from which a leaky twin can be trained"
+_REMEDY_BLIND = "name other attacks, or another measure beside this one on which the twin's leak shows"
 
 
 def _control_reason(control: Control | None) -> str:
@@ -304,9 +303,12 @@ def _attack_finding(outcome: Outcome, requirement: Requirement, alpha: float, na
     name = outcome.job.name
     if outcome.observation is None:
         return AttackFinding(name, AttackStatus.CRASHED, outcome.reason, named)
-    found = requirement.measure.measure(outcome.observation, alpha)
-    positive = _positive(outcome.positive, requirement, alpha)
-    negative = _negative(outcome.negative, requirement, alpha)
+    try:
+        found = requirement.measure.measure(outcome.observation, alpha)
+        positive = _positive(outcome.positive, requirement, alpha)
+        negative = _negative(outcome.negative, requirement, alpha)
+    except Exception as error:  # a measure that breaks leaves its requirement in error, the others standing
+        return AttackFinding(name, AttackStatus.CRASHED, f"{type(error).__name__}: {error}", named)
     doubt = [c.reason for c in (positive, negative) if not c.ok]
     if not found.finite:
         doubt.insert(0, "it gave no usable answer (NaN)")
@@ -326,17 +328,30 @@ def _positive(run: ControlRun, requirement: Requirement, alpha: float) -> Contro
 
 
 def _negative(run: ControlRun, requirement: Requirement, alpha: float) -> Control:
-    """Where there is nothing to find, nothing must be found."""
+    """Where there is nothing to find, nothing must be found, in either direction."""
     found = _measured(run.observation, requirement, alpha)
     if found is None:
         return Control(None, False, f"no null to test it on: {run.reason}")
+    if not found.finite:
+        return Control(found, False, f"on the null it gave no usable answer ({run.reason})")
     nothing = requirement.measure.no_leak()
     consistent = found.low <= nothing if requirement.direction is Direction.MAX else found.high >= nothing
-    if consistent:
+    if consistent and not tells_apart(run.observation, alpha):
         return Control(found, True, run.reason)
     return Control(
         found, False, f"it finds a leak where there is none ({run.reason}): the records differ by themselves"
     )
+
+
+def tells_apart(observation: Observation | None, alpha: float) -> bool:
+    """Whether scores tell members from nonmembers, whichever of them they rate higher.
+
+    Nonmembers that look more like members than members do would hide a leak as well as make one up; and a measure at a
+    small FPR may not see a shift that is there.
+    """
+    from .statistics import shifted
+
+    return isinstance(observation, Membership) and shifted(observation.scores, observation.members, alpha)
 
 
 def _measured(observation: Observation | None, requirement: Requirement, alpha: float) -> Measurement | None:
@@ -379,20 +394,8 @@ def _words(requirement: Requirement, found: Measurement, status: Status, needed:
 def _advice(requirement: Requirement) -> str:
     kind = requirement.measure_name.split(".", maxsplit=1)[0]
     return {
-        "membership": "train with less epochs, more records or DP-SGD; release fewer decimals or the label alone",
-        "inversion": "release less (rounded, top-k, label alone) or train with a defense; check what the weights tell",
+        "membership": "train for fewer epochs, on records or with DP-SGD; release fewer decimals or the label alone",
+        "inversion": "release less (rounded, top-k, label alone), keep the weights back, or train with a defense",
         "privacy": "train with DP-SGD at a smaller target_epsilon",
         "utility": "train longer or with a larger budget; the guarantee may cost too much here",
     }.get(kind, "change the model or its release and check again")
-
-
-def is_attacked(requirement: Requirement) -> bool:
-    """Whether attacks decide the requirement."""
-    return bool(requirement.measure.goals)
-
-
-def threat_line(attack: Attack) -> str:
-    """The threat-model tuple in one line."""
-    threat = attack.threat
-    exposes = "|".join(sorted(threat.exposures))
-    return f"access {threat.access}; sees {exposes}; knows {', '.join(threat.knowledge)}; goal {threat.goal}"

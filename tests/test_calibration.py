@@ -171,8 +171,10 @@ def laplace(n: int, epsilon: float) -> Draw:
 MECHANISMS = {"randomised response": randomised_response, "Laplace": laplace}
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    ("mechanism", "epsilon"),
+    [*(("randomised response", epsilon) for epsilon in (0.0, 1.0, 3.0)), ("Laplace", 0.0), ("Laplace", 1.0)],
+)
 def test_the_lower_bound_on_epsilon_stays_below_the_truth(mechanism: str, epsilon: float) -> None:
     name = f"ε lower bound: {mechanism}, ε = {epsilon:g}, n = 500"
     rng, draw = np.random.default_rng(derive(1, name)), MECHANISMS[mechanism](500, epsilon)
@@ -216,6 +218,11 @@ def scores_of(shifts: Iterable[float], rng: Rng) -> list[Membership]:
     return [Membership(scores, members, groups) for scores in found]
 
 
+def attacks_on(measure: Measure) -> tuple[AttackChoice, ...]:
+    """All of them; a label alone has no threshold of a low FPR, and its TPR there is never known."""
+    return ATTACKS[:2] if isinstance(measure, Tpr) else ATTACKS
+
+
 def requirement(measure: Measure, limit: float) -> Requirement:
     return Requirement(
         id=type(measure).__name__.lower(),
@@ -225,7 +232,7 @@ def requirement(measure: Measure, limit: float) -> Requirement:
         measure=measure,
         direction=Direction.MAX,
         limit=limit,
-        attacks=ATTACKS,
+        attacks=attacks_on(measure),
         references=(),
         place=Location("policy.yaml", 1, 1),
     )
@@ -257,7 +264,7 @@ def outcomes(jobs: tuple[Job, ...], shifts: Iterable[float], rng: Rng) -> dict[s
 
 def fooled(finding: Finding) -> bool:
     """Whether the finding is inconclusive because an attack found a leak on the null."""
-    return finding.status is Status.INCONCLUSIVE and any(attack.fooled for attack in finding.attacks)
+    return finding.status is Status.INCONCLUSIVE and any(not attack.fair for attack in finding.attacks)
 
 
 def verdicts(name: str, at: Bench, shifts: tuple[float, float, float]) -> list[Verdict]:
@@ -281,7 +288,7 @@ def describe(name: str, found: list[Verdict]) -> tuple[float, float, float]:
 
 def test_a_policy_does_not_fail_a_model_that_leaks_nothing(tmp_path: Path) -> None:
     """Limits at no leak, and a claim of ε = 0 besides, which is true: a failure of any of them is a false alarm."""
-    name = "policy: null, limits at no leak, claim of ε = 0, 3 requirements × 3 attacks"
+    name = "policy: null, limits at no leak, claim of ε = 0"
     found = verdicts(name, bench(NO_LEAK, Claim(0.0, 1e-5), tmp_path), (0.0, 0.0, 0.0))
     failed, _, unfair = describe(name, found)
     tell("", f"of these, the claim refuted {share(bool(v.refutations) for v in found):6.1%}")
@@ -338,19 +345,21 @@ def distances(n: int, ratio: float, together: float, guesses: int = 1) -> Draw:
     return draw
 
 
-DISTANCES = [(n, q, 0.0) for n in (600, 200, 60) for q in (0.05, 0.25, 0.5)] + [
-    (200, q, 0.8) for q in (0.05, 0.25, 0.5)
+#: n, quantile, correlation, limit. The longest take one limit only: the interval scales with the attack's distances.
+DISTANCES = [
+    *((600, q, 0.0, 0.75) for q in (0.05, 0.25, 0.5)),
+    *((n, q, 0.0, limit) for n in (200, 60) for q in (0.05, 0.25, 0.5) for limit in (1.0, 0.75)),
+    *((200, q, 0.8, 0.75) for q in (0.05, 0.25, 0.5)),
 ]
 
 
-@pytest.mark.parametrize("limit", [1.0, 0.75])
-@pytest.mark.parametrize(("n", "quantile", "together"), DISTANCES)
+@pytest.mark.parametrize(("n", "quantile", "together", "limit"), DISTANCES)
 def test_a_distance_on_the_limit_is_neither_passed_nor_failed(
     n: int, quantile: float, together: float, limit: float
 ) -> None:
     """A limit of 1 is the null: the attack is a reconstruction of its own, as good as the guess without the model."""
     measure = Distance(quantile=quantile)
-    name = f"on the limit: {measure}, correlation {together:g}, n = {n}"
+    name = f"on the limit {limit:g}: {measure}, correlation {together:g}, n = {n}"
     found = rates(name, measure, limit, distances(n, limit, together))
     assert max(found.passed, found.failed) <= MOST
 

@@ -201,3 +201,42 @@ def test_midguards_own_failure_is_no_verdict(checked: Path, tmp_path: Path) -> N
         "check", "policy.yaml", "model/model.pt", "--store", tmp_path / "file", cwd=checked, MIDGUARD_TRACEBACK="1"
     )
     assert "Traceback" in told.stderr
+
+
+def test_edited_evidence_is_not_signed(checked: Path, tmp_path: Path) -> None:
+    """`report --key` vouches only for what the same key has attested already."""
+    out = Path(shutil.copytree(checked / "out", tmp_path / "out"))
+    text = (out / "evidence.json").read_text()
+    (out / "evidence.json").write_text(
+        text.replace('"owner":"privacy-office@example.org"', '"owner":"somebody@example.org"')
+    )
+    ended = midguard("report", "out/evidence.json", "--out", "again", "--key", checked / "signer.key", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "has not attested it" in ended.stderr
+    assert midguard("report", "out/evidence.json", "--out", "again", cwd=tmp_path).returncode == 0
+    assert "UNSIGNED" in (tmp_path / "again" / "report.html").read_text()
+
+
+def test_evidence_that_lacks_everything_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "evidence.json").write_text('{"schemaVersion": "1"}')
+    assert midguard("report", "evidence.json", "--out", "x", cwd=tmp_path).returncode == 2
+
+
+def test_an_unwritable_out_is_found_before_the_work(checked: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = midguard("check", "policy.yaml", "model/model.pt", "--out", tmp_path / "file", "--store", "s2", cwd=checked)
+    assert ended.returncode == 2
+    assert not (checked / "s2").exists()
+
+
+def test_a_reader_that_goes_away_does_not_change_the_verdict(checked: Path) -> None:
+    command = f"{sys.executable} -m midguard.cli check policy.yaml model/model.pt --format json; echo $? > code"
+    shell = subprocess.run(["sh", "-c", f"({command}) | true"], cwd=checked, timeout=120, check=False)
+    assert shell.returncode == 0
+    assert (checked / "code").read_text().strip() == "0"
+
+
+def test_verify_looks_at_every_file(checked: Path) -> None:
+    ended = midguard("verify", "out/evidence.json", "nowhere", "out/report.pdf", "--key", "signer.pub", cwd=checked)
+    assert ended.returncode == 2
+    assert ended.stdout.count("valid: ") == 2

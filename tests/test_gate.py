@@ -295,3 +295,212 @@ def test_a_damaged_entry_is_done_again(careless: Path, write_policy: Writer, mid
         content[len(content) // 2] ^= 1
         entry.write_bytes(content)
     assert status(midguard("check", policy, careless / "model.pt", "--format", "json")) == before
+
+
+# --- what a model's owner might try
+
+
+def replaced(folder: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
+    """Put other records in the place of a part, without a stated digest."""
+    without_digest(folder, part)
+    np.savez(folder / f"{part}.npz", x=x, y=y)
+
+
+def part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as held:
+        return held["x"].copy(), held["y"].copy()
+
+
+def scaled(folder: Path, factor: float) -> None:
+    """Scale the last layer's logits: the same model to whoever sees numbers."""
+    import torch
+
+    model = folder / "model.pt"
+    weights = torch.load(model, weights_only=True)
+    last = [name for name in weights if name.startswith("output")]
+    assert last
+    torch.save({name: value * factor if name in last else value for name, value in weights.items()}, model)
+    edit(folder / "model.yaml", r"(model\.pt\n\s+sha256: )\"?[0-9a-f]{64}\"?", r"\g<1>" + digest(model))
+    edit(folder / "model.yaml", r"\n  ledger:.*?(?=\n  \S|\Z)", "")
+
+
+def digest(path: Path) -> str:
+    import hashlib
+
+    return f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"'
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e6])
+def test_a_scale_of_the_logits_hides_nothing(
+    careless: Path, write_policy: Writer, midguard: Gate, factor: float
+) -> None:
+    scaled(careless, factor)
+    policy = write_policy(
+        "id: distance, measure: inversion.distance, at: {quantile: 0.5}, min: 0.75, "
+        "attacks: [inversion.knowledge_alignment]",
+        "id: advantage, measure: membership.advantage, max: 0.2",
+        access="weights",
+    )
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (status(ended, "distance")["status"], status(ended)["status"]) == ("fail", "fail")
+
+
+def test_answers_that_are_no_numbers_are_right_about_nobody(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midguard.engine import run
+    from midguard.engine.observation import NO_ANSWER, Predictions
+
+    honest = run.predictions
+
+    def some_missing(bench: run.Bench) -> Predictions:
+        found = honest(bench)
+        return Predictions(found.labels, np.where(np.arange(len(found.labels)) < 3, NO_ANSWER, found.predicted))
+
+    monkeypatch.setattr("midguard.engine.check.predictions", some_missing)
+    policy = write_policy("id: accuracy, measure: utility.accuracy, min: 0.1")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended, "accuracy")["status"]) == (3, "inconclusive")
+
+
+def test_nonmembers_chosen_to_look_like_members_hide_nothing(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    """Keep the nonmembers that a model is surest of: the null, which saw nobody, is surer of them too."""
+    import torch
+
+    from midguard.engine.subject import load_module, load_subject
+
+    x, y = part(careless, "nonmembers")
+    with torch.no_grad():
+        logits = load_module(load_subject(careless / "model.pt"))(torch.tensor(x))
+    own = torch.log_softmax(logits, 1).numpy()[np.arange(len(y)), y]
+    keep = np.argsort(-own)[: int(0.6 * len(y))]
+    replaced(careless, "nonmembers", x[keep], y[keep])
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.3"), careless / "model.pt", "--format", "json")
+    found = status(ended)
+    assert (ended.code, found["status"]) == (3, "inconclusive")
+    assert "differ by themselves" in str(found["reason"])
+
+
+def test_near_copies_of_members_are_no_nonmembers(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    x, y = part(careless, "members")
+    x[:, 0, 0, 0] = np.abs(x[:, 0, 0, 0] - 0.01)
+    replaced(careless, "nonmembers", x, y)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.2"), careless / "model.pt")
+    assert ended.code == 2
+    assert "near copies" in ended.err
+
+
+def test_a_record_that_stands_ten_times_counts_once(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    x, y = part(careless, "nonmembers")
+    replaced(careless, "nonmembers", np.repeat(x[:60], 10, axis=0), np.repeat(y[:60], 10))
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    members = json.loads(ended.out)["subject"]["data"]["members"]["records"]
+    assert status(ended)["records"] == members + 60
+
+
+def test_a_ledger_over_other_records_is_refused(careless: Path, write_policy: Writer, midguard: Gate) -> None:
+    ledger = json.loads((careless / "ledger.json").read_text())
+    ledger["records"] = 5
+    (careless / "ledger.json").write_text(json.dumps(ledger))
+    edit(careless / "model.yaml", r"ledger:.*?(?=\n  \S|\Z)", "ledger: ledger.json")
+    policy = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 8.0")
+    ended = midguard("check", policy, careless / "model.pt")
+    assert ended.code == 2
+    assert "5 records" in ended.err
+
+
+def test_a_claim_is_not_refuted_by_records_that_differ_by_themselves(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    """Nonmembers under scrambled labels are told apart by any model, also by one that saw nobody."""
+    x, y = part(careless, "nonmembers")
+    replaced(careless, "nonmembers", x, (y + 1) % 10)
+    edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 0.01, delta: 1.0e-5}\n")
+    at = "id: advantage, measure: membership.tpr, at: {fpr: 0.01}, attacks: [membership.loss], max: 0.99"
+    ended = midguard("check", write_policy(at), careless / "model.pt", "--format", "json")
+    assert "claim-epsilon" not in ended.out
+    assert ended.code == 3
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.7])
+def test_a_null_that_crashes_shows_no_violation_either(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    monkeypatch.setattr(Controls, "membership_null", None)
+    ended = midguard("check", write_policy(f"{LOSS}, max: {limit}"), careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended)["status"]) == (3, "inconclusive")
+
+
+@pytest.mark.parametrize("wrong", ["nan", "architecture"])
+def test_a_model_that_cannot_be_loaded_is_bad_input_before_anything_is_trained(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setattr(Controls, "membership_null", None)
+    if wrong == "nan":
+        scaled(careless, float("nan"))
+    else:
+        edit(careless / "model.yaml", r"hidden: \[128\]", "hidden: [64]")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    assert ended.code == 2
+    assert "training" not in ended.err
+
+
+def test_a_measure_that_breaks_does_not_lose_a_violation_beside_it(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midguard.engine.measures.utility.accuracy import Accuracy
+
+    monkeypatch.setattr(Accuracy, "measure", None)
+    policy = write_policy(f"{LOSS}, max: 0.1", "id: accuracy, measure: utility.accuracy, min: 0.1")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended, "accuracy")["status"]) == (1, "error")
+
+
+def test_everything_is_done_again_where_it_is_asked_for(
+    careless: Path, write_policy: Writer, midguard: Gate, tmp_path: Path
+) -> None:
+    """An entry planted for the account is not believed by --fresh."""
+    policy = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 8.0")
+    assert midguard("check", policy, careless / "model.pt").code == 1
+    import hashlib
+
+    for entry in (p for p in (tmp_path / ".midguard").rglob("*") if p.is_file()):
+        content = entry.read_bytes()[32:]
+        if b'"proved"' in content:
+            planted = content.replace(b"Infinity", b"0.5")
+            entry.write_bytes(hashlib.sha256(planted).digest() + planted)
+    assert midguard("check", policy, careless / "model.pt", "--fresh").code == 1
+
+
+FACTORY = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden1 = torch.nn.Linear(64, 128)
+        self.output = torch.nn.Linear(128, 10)
+
+    def forward(self, x):
+        return self.output(torch.relu(self.hidden1(x.flatten(1))))
+
+
+def build():
+    return Net()
+"""
+
+
+def test_outcomes_of_the_users_own_code_are_never_taken_from_the_store(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    source = careless / "mine_for_the_gate.py"
+    source.write_text(FACTORY)
+    edit(careless / "model.yaml", r"architecture:.*?(?=\n  \S)", 'factory: "mine_for_the_gate:build"')
+    policy = write_policy(f"{LOSS}, max: 0.1")
+    model = careless / "model.pt"
+    assert midguard("check", policy, model).code == 2  # the user's code does not run unasked
+    assert midguard("check", policy, model, "--trust-code", "--seed", 3).code == 1
+    assert midguard("check", policy, model, "--seed", 3).code == 2  # nor is its outcome found in the store

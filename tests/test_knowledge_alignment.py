@@ -213,7 +213,7 @@ def test_reads_everything_that_an_answer_tells() -> None:
     ):
         target = target_of(linear, release, owned)
         answers = target.query(x)
-        np.testing.assert_allclose(_features(target, answers)[:, 4:], besides(answers), atol=1e-15)
+        np.testing.assert_allclose(_features(target, answers, 1.0)[:, 4:], besides(answers), atol=1e-15)
         shown = answers == answers.max(axis=1, keepdims=True)
         expected = np.log(np.exp(linear(x)) / np.exp(linear(x)).sum(axis=1, keepdims=True))
         np.testing.assert_allclose(_features(target, answers)[:, :4][shown], expected[shown], rtol=1e-9)

@@ -13,6 +13,7 @@ from midguard.attacks.membership.loss import Loss
 from midguard.engine.errors import Exit, Location
 from midguard.engine.measurement import Basis, Measurement, undetermined
 from midguard.engine.measures.membership.advantage import Advantage
+from midguard.engine.measures.membership.tpr import Tpr
 from midguard.engine.measures.privacy.epsilon import Epsilon
 from midguard.engine.measures.utility.accuracy import Accuracy
 from midguard.engine.observation import Membership
@@ -162,10 +163,37 @@ def test_an_attack_that_finds_something_in_the_null_shows_nothing(subject: Membe
 
 
 @pytest.mark.parametrize("null", [None, BROKEN])
-def test_without_a_null_nothing_passes_but_a_violation_stands(null: Membership | None) -> None:
-    assert judged(outcome(NOTHING, null=null)).status is Status.INCONCLUSIVE
-    if null is None:
-        assert judged(outcome(LEAKY, null=null)).status is Status.FAIL
+@pytest.mark.parametrize("subject", [NOTHING, LEAKY])
+def test_without_a_null_nothing_is_shown(subject: Membership, null: Membership | None) -> None:
+    """Neither a pass nor a violation: members and nonmembers might differ by themselves."""
+    assert judged(outcome(subject, null=null)).status is Status.INCONCLUSIVE
+
+
+def test_a_null_that_is_reversed_is_no_null() -> None:
+    """Nonmembers that look more like members than members do would hide a leak."""
+    reversed_ = Membership(-LEAKY.scores, LEAKY.members, LEAKY.groups)
+    finding = judged(outcome(NOTHING, null=reversed_))
+    assert finding.status is Status.INCONCLUSIVE
+    assert "differ by themselves" in finding.reason
+
+
+def test_a_shift_is_seen_even_where_the_measure_is_blind_to_it() -> None:
+    """TPR at .1 % of 400 nonmembers cannot tell anything; the scores of the null still tell the two apart."""
+    at_small_fpr = requirement(0.5, measure=Tpr(fpr=0.001), measure_name="membership.tpr")
+    shifted = outcome(NOTHING, null=LEAKY)
+    finding = judge_attacked(Assignment(at_small_fpr, ("job",), (), "", 0.01), {"job": shifted})
+    assert finding.attacks[0].negative is not None
+    assert not finding.attacks[0].negative.ok
+
+
+def test_a_measure_that_breaks_leaves_its_requirement_in_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Advantage, observation: object, alpha: float) -> Measurement:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Advantage, "measure", broken)
+    finding = judged(outcome(LEAKY))
+    assert finding.status is Status.ERROR
+    assert "no room" in finding.reason
 
 
 def test_a_crash_is_an_error_unless_a_violation_is_shown() -> None:

@@ -7,7 +7,7 @@ network holds a share of the records out, and on those all decoders are compared
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -101,7 +101,7 @@ def kernel_ridge(lesson: Lesson) -> Decoder:
     x, y = lesson.answers.features[:_KERNEL_RECORDS], lesson.records[:_KERNEL_RECORDS]
     mean = y.mean(axis=0)
     varying = max(int((x.std(axis=0) > 0).sum()), 1)
-    fits = [fit for gamma in _GAMMAS for fit in _ridges(x, y - mean, mean, gamma / varying)]
+    fits = (fit for gamma in _GAMMAS for fit in _ridges(x, y - mean, mean, gamma / varying))
     best = min(fits, key=lambda fit: _error(fit.left_out, y))
 
     def decode(answers: Answers) -> Matrix:
@@ -119,19 +119,17 @@ class _Ridge:
     left_out: Matrix
 
 
-def _ridges(x: Matrix, centred: Matrix, mean: Matrix, gamma: float) -> list[_Ridge]:
+def _ridges(x: Matrix, centred: Matrix, mean: Matrix, gamma: float) -> Iterator[_Ridge]:
     """One fit for each ridge r; left out, record i is missed by weights_i / ((K + r)^-1)_ii (Rifkin & Lippert 2007)."""
     from scipy.linalg import eigh
 
     values, vectors = eigh(_kernel(x, x, gamma))
     projected = vectors.T @ centred
-    found = []
     for ridge in _RIDGES:
         inverse = 1.0 / (np.maximum(values, 0.0) + ridge)
         weights = vectors @ (inverse[:, None] * projected)
         residual = weights / (vectors**2 @ inverse)[:, None]
-        found.append(_Ridge(gamma, weights, _unit(centred - residual + mean)))
-    return found
+        yield _Ridge(gamma, weights, _unit(centred - residual + mean))
 
 
 def _kernel(a: Matrix, b: Matrix, gamma: float) -> Matrix:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Fewer records of his own teach an adversary nothing that could be compared.
 _FEWEST = 10
+#: A coordinate that varies less than this share of its mean varies by rounding.
+_ROUNDING = 2.0**-46
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class KnowledgeAlignment:
 
         owned = _owned(target)
         answers = _finite(target.query(owned.x))
-        reader = _Reader.of(_features(target, answers))
+        reader = _Reader.of(target, answers)
         lesson = self._lesson(target, owned, reader.read(target, answers), seed)
         best = self._best(lesson, target.shape, seed, progress)
         known = np.isfinite(outputs).all(axis=1)
@@ -149,28 +151,35 @@ class _Reader:
 
     Attributes:
         mean: `(d,)` of each coordinate.
-        scale: `(d,)` standard deviation of each; infinite where it does not vary, so that it reads as 0.
+        scale: `(d,)` standard deviation of each; infinite where it varies by rounding alone, so that it reads as 0.
+        factor: What undoes a scale of the logits that makes all answers look alike.
     """
 
     mean: NDArray[float64]
     scale: NDArray[float64]
+    factor: float
 
     @classmethod
-    def of(cls, features: NDArray[float64]) -> _Reader:
-        """The reader for which these features have mean 0 and variance 1."""
+    def of(cls, target: Target, answers: NDArray[float64]) -> _Reader:
+        """The reader for which what it reads from these answers has mean 0 and variance 1."""
         import numpy as np
 
+        from .._shares import undoing
+
+        factor = undoing(target, answers)
+        features = _features(target, answers, factor)
         mean, deviation = features.mean(axis=0), features.std(axis=0)
-        return cls(mean, np.where(deviation > 1e-9 * (1 + np.abs(mean)), deviation, np.inf))
+        return cls(mean, np.where(deviation > _ROUNDING * np.abs(mean), deviation, np.inf), factor)
 
     def read(self, target: Target, answers: NDArray[float64]) -> Answers:
         """The answers as decoders read them."""
         from ._decoders import Answers
 
-        return Answers((_features(target, answers) - self.mean) / self.scale, answers.argmax(axis=1))
+        features = (_features(target, answers, self.factor) - self.mean) / self.scale
+        return Answers(features, answers.argmax(axis=1))
 
 
-def _features(target: Target, answers: NDArray[float64]) -> NDArray[float64]:
+def _features(target: Target, answers: NDArray[float64], factor: float) -> NDArray[float64]:
     """Everything that an answer tells, one row each: `(n, d)`."""
     import numpy as np
 
@@ -179,7 +188,7 @@ def _features(target: Target, answers: NDArray[float64]) -> NDArray[float64]:
     if target.exposure is Exposure.LABEL:
         return answers
     besides = answers.mean(axis=1, keepdims=True) if target.exposure is Exposure.LOGITS else answers > 0
-    return np.concatenate([read(target, answers).log_p, besides], axis=1)
+    return np.concatenate([read(target, answers, factor).log_p, besides], axis=1)
 
 
 def _owned(target: Target) -> Records:

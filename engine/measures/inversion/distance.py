@@ -57,7 +57,7 @@ class Distance:
         found = quantile_ratio(attack, baseline, self.quantile, alpha)
         details = (
             Quantity(f"attack's {self.metric} distance", float(np.quantile(attack, self.quantile))),
-            Quantity(f"best {self.metric} distance without the model", float(np.quantile(baseline, self.quantile))),
+            *(Quantity(f"{self.metric} distance of the {name}", distance) for name, distance in self._guesses(seen)),
         )
         return Measurement(found.value, found.low, found.high, 1 - alpha, len(attack), Basis.ATTACKED, details)
 
@@ -65,11 +65,21 @@ class Distance:
         """The attack's distance from each target, `(n,)`, 0 for a perfect reconstruction."""
         return seen.mse if self.metric == "mse" else 1 - seen.ssim
 
+    def _guesses(self, seen: Reconstruction) -> list[tuple[str, float]]:
+        """Every reconstruction without the model with its distance at this quantile, the best first."""
+        import numpy as np
+
+        every = np.quantile(self._baseline_distances(seen), self.quantile, axis=1)
+        return sorted(zip(seen.baselines, every.tolist(), strict=True), key=lambda guess: guess[1])
+
+    def _baseline_distances(self, seen: Reconstruction) -> NDArray[float64]:
+        return seen.baseline_mse if self.metric == "mse" else 1 - seen.baseline_ssim
+
     def best_guess(self, seen: Reconstruction) -> Guess:
         """The reconstruction without the model that is best by this metric at this quantile."""
         import numpy as np
 
-        every = seen.baseline_mse if self.metric == "mse" else 1 - seen.baseline_ssim
+        every = self._baseline_distances(seen)
         best = int(np.argmin(np.quantile(every, self.quantile, axis=1)))
         return Guess(seen.baselines[best], every[best])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...measure import Reads
 from ...measurement import Basis, Measurement, undetermined
-from ...observation import Goal, Predictions
+from ...observation import NO_ANSWER, Goal, Predictions
 
 if TYPE_CHECKING:
     from ...ledger import Account
@@ -32,8 +32,8 @@ class Accuracy:
         if not isinstance(observation, Predictions):
             raise TypeError(f"expected predictions, found {type(observation).__name__}")
         n = len(observation.labels)
-        if n == 0:
-            return undetermined(1 - alpha, 0, Basis.OBSERVED)
+        if n == 0 or (observation.predicted == NO_ANSWER).any():
+            return undetermined(1 - alpha, n, Basis.OBSERVED)
         found = proportion(Count(int((observation.labels == observation.predicted).sum()), n), alpha)
         return Measurement(found.value, found.low, found.high, 1 - alpha, n, Basis.OBSERVED)
 
