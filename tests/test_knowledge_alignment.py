@@ -216,9 +216,9 @@ def test_reads_everything_that_an_answer_tells() -> None:
         np.testing.assert_allclose(_features(target, answers, 1.0)[:, 4:], besides(answers), atol=1e-15)
         shown = answers == answers.max(axis=1, keepdims=True)
         expected = np.log(np.exp(linear(x)) / np.exp(linear(x)).sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(_features(target, answers)[:, :4][shown], expected[shown], rtol=1e-9)
+        np.testing.assert_allclose(_features(target, answers, 1.0)[:, :4][shown], expected[shown], rtol=1e-9)
     one_hot = target_of(linear, LABEL, owned).query(x)
-    np.testing.assert_array_equal(_features(target_of(linear, LABEL, owned), one_hot), one_hot)
+    np.testing.assert_array_equal(_features(target_of(linear, LABEL, owned), one_hot, 1.0), one_hot)
 
 
 def test_from_labels_alone_it_is_the_mean_record_of_the_predicted_class() -> None:
