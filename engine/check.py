@@ -16,7 +16,7 @@ from .evidence import Json, build
 from .measure import Reads
 from .measurement import Basis, Measurement
 from .observation import Membership, Observation
-from .plan import Assignment, Outcome, Plan, make_plan
+from .plan import Assignment, Outcome, Plan, Sizes, make_plan
 from .policy import Direction, Policy, Requirement, Severity, load_policy
 from .run import Bench, Report, account, predictions, run, silent, stored
 from .store import Store, key
@@ -103,7 +103,10 @@ def prepare(
     described = load_subject(Path(model), Path(subject) if subject else None)
     records = load_records(described)
     kept = Store(Path(store))
-    plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh))
+    sizes = Sizes(
+        *(0 if part is None else len(part) for part in (records.members, records.nonmembers, records.auxiliary))
+    )
+    plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh), sizes)
     return Bench(described, records, plan, kept, trust_code, fresh)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .formats._records import record_digests
-
 if TYPE_CHECKING:
     from numpy import float32, float64, int64
     from numpy.typing import NDArray
@@ -23,6 +21,8 @@ _FALSE_ALARM = 1e-9
 def first_copies(x: NDArray[float32]) -> NDArray[int64]:
     """Positions of each record's first copy, in order. Args: x `(n, *shape)`."""
     import numpy as np
+
+    from .formats._records import record_digests
 
     first: dict[bytes, int] = {}
     for position, digest in enumerate(record_digests(x)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from . import registry
 from .attack import Attack
 from .measure import Reads
+from .observation import Goal
 from .policy import AttackChoice, Policy, Requirement
 from .target import Access, Exposure
 
@@ -176,8 +177,24 @@ def derive(seed: int, *names: str) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def make_plan(policy: Policy, subject: Subject, seed: int) -> Plan:
-    """Decide what runs. Reads no record, loads no model, imports no torch."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many records there are of each kind; 0 where there are none."""
+
+    members: int
+    nonmembers: int
+    auxiliary: int
+
+
+def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan:
+    """Decide what runs. Looks at no record, loads no model, imports no torch.
+
+    Args:
+        policy: What must hold.
+        subject: What is checked.
+        seed: The run's.
+        sizes: How many records the attacks will meet, for their cost.
+    """
     exposure = Exposure.LOGITS if policy.access is Access.WEIGHTS else subject.release.exposes
     share = (1 - policy.confidence) / _statements(policy, subject)
     jobs: dict[str, Job] = {}
@@ -185,7 +202,7 @@ def make_plan(policy: Policy, subject: Subject, seed: int) -> Plan:
     for requirement in policy.requirements:
         runnable, obstacles = _attacks(requirement, policy.access, exposure, subject)
         for choice in runnable:
-            job = _job(choice, subject, seed)
+            job = _job(choice, subject, seed, sizes)
             jobs.setdefault(job.identity, job)
         identities = tuple(choice.name + parameters_of(choice.attack) for choice in runnable)
         missing = _missing(requirement, subject, runnable)
@@ -227,10 +244,14 @@ def _suite(requirement: Requirement) -> Iterable[AttackChoice]:
                 yield AttackChoice(name, attack)
 
 
-def _job(choice: AttackChoice, subject: Subject, seed: int) -> Job:
-    parameters = parameters_of(choice.attack)
-    targets = subject.task.classes if choice.attack.threat.goal == "class-representative" else VICTIMS
-    queries = choice.attack.queries(targets, VICTIMS)
+def _job(choice: AttackChoice, subject: Subject, seed: int, sizes: Sizes) -> Job:
+    parameters, goal = parameters_of(choice.attack), choice.attack.threat.goal
+    targets = {
+        Goal.MEMBERSHIP: sizes.members + sizes.nonmembers,
+        Goal.CLASS: subject.task.classes,
+        Goal.RECORD: min(VICTIMS, sizes.members),
+    }[goal]
+    queries = choice.attack.queries(targets, sizes.auxiliary)
     return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries)
 
 

@@ -1,6 +1,6 @@
 """Intervals that hold: pure functions of counts and scores, scipy underneath.
 
-Every interval is two-sided: `alpha` is the probability that it misses on either side, half of it on each.
+Every interval is two-sided: `alpha` is the probability that it misses on either side, about half of it on each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 #: Splits and resamples are drawn from here, so that the same observation always gives the same interval.
 _SEED = 20_090_615
@@ -50,8 +50,7 @@ class Count:
 
 def proportion(count: Count, alpha: float) -> Interval:
     """Exact interval of a binomial proportion (Clopper & Pearson 1934)."""
-    ci = stats.binomtest(count.k, count.n).proportion_ci(1 - alpha, method="exact")
-    return Interval(count.share, float(ci.low), float(ci.high))
+    return Interval(count.share, _lower(count.k, count.n, alpha / 2), _upper(count.k, count.n, alpha / 2))
 
 
 def difference(first: Count, second: Count, alpha: float) -> Interval:
@@ -187,14 +186,17 @@ class RateAtRate:
 
 
 def tpr_at_fpr(scores: Floats, members: Bools, fpr: float, alpha: float) -> RateAtRate:
-    """TPR at a FPR, exact for any continuous scores and conservative under ties.
+    """TPR at a FPR, exact for any scores.
 
-    The FPR of the k-th largest of n nonmember scores is Beta(k, n-k+1) distributed, whatever the scores' distribution.
-    A rank whose FPR is at most `fpr` with confidence gives the lower end, one whose FPR is at least `fpr` the upper
-    end; the TPR at each has an exact binomial limit (Clopper & Pearson 1934). A quarter of alpha goes to each of the
-    four statements.
+    Ties are broken at random, which is what an adversary does who may accuse only some of those that look alike: the
+    ROC between two thresholds is the straight line. The FPR of the k-th largest of n nonmember scores is then
+    Beta(k, n-k+1) distributed, whatever the scores' distribution. A rank whose FPR is at most `fpr` with confidence
+    gives the lower end, one whose FPR is at least `fpr` the upper end; the TPR at each has an exact binomial limit
+    (Clopper & Pearson 1934). A quarter of alpha goes to each of the four statements.
     """
-    inside, outside = scores[members], np.sort(scores[~members])[::-1]
+    order = np.empty(len(scores))
+    order[np.lexsort((np.random.default_rng(_SEED).random(len(scores)), scores))] = np.arange(len(scores))
+    inside, outside = order[members], np.sort(order[~members])[::-1]
     n, quarter = len(outside), alpha / 4
     ranks = np.arange(1, n + 1)
     fpr_may_be_above = stats.beta.sf(fpr, ranks, n - ranks + 1)
@@ -209,11 +211,11 @@ def tpr_at_fpr(scores: Floats, members: Bools, fpr: float, alpha: float) -> Rate
 
 
 def _lower(k: int, n: int, error: float) -> float:
-    return 0.0 if k == 0 else float(stats.beta.ppf(error, k, n - k + 1))
+    return 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, error))
 
 
 def _upper(k: int, n: int, error: float) -> float:
-    return 1.0 if k == n else float(stats.beta.ppf(1 - error, k + 1, n - k))
+    return 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - error))
 
 
 def auc(scores: Floats, members: Bools, alpha: float) -> Interval:

@@ -160,8 +160,10 @@ def written(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """`95 %` on one line, with as many digits as it was given."""
-    return "–" if share is None else f"{wording.exact(share * 100)}\N{NO-BREAK SPACE}%"
+    """`99.16 %` on one line, cut after two decimals: a confidence is never rounded up."""
+    if share is None:
+        return "–"
+    return f"{wording.exact(math.floor(share * 1e4 + 1e-6) / 1e2)}\N{NO-BREAK SPACE}%"
 
 
 def short(text: str, most: int) -> str:

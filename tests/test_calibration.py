@@ -32,7 +32,7 @@ from midguard.engine.measures.membership.advantage import Advantage
 from midguard.engine.measures.membership.auc import Auc
 from midguard.engine.measures.membership.tpr import Tpr
 from midguard.engine.observation import Goal, Membership, Observation, Reconstruction
-from midguard.engine.plan import ControlRun, Job, Outcome, derive, make_plan
+from midguard.engine.plan import ControlRun, Job, Outcome, Sizes, derive, make_plan
 from midguard.engine.policy import AttackChoice, Direction, Policy, Requirement, Severity
 from midguard.engine.run import Bench
 from midguard.engine.store import Store
@@ -250,7 +250,9 @@ def bench(limits: Iterable[tuple[Measure, float]], claim: Claim | None, store: P
         Task("classification", 10, (1,), (0.0, 1.0)), data, data, None, Release(Exposure.PROBABILITIES), None,
         Account(None, claim), "",
     )  # fmt: skip
-    return Bench(subject, SubjectRecords(None, None, None), make_plan(policy, subject, 1), Store(store))
+    return Bench(
+        subject, SubjectRecords(None, None, None), make_plan(policy, subject, 1, Sizes(600, 600, 0)), Store(store)
+    )
 
 
 def outcomes(jobs: tuple[Job, ...], shifts: Iterable[float], rng: Rng) -> dict[str, Outcome]:

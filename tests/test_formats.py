@@ -216,7 +216,9 @@ def test_an_old_torch_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert StateDict().read(saved(weights()), Path("model.pt"))
 
 
-@pytest.mark.parametrize(("format_", "content"), [(StateDict(), saved(weights())), (Safetensors(), b"")], ids=str)
+@pytest.mark.parametrize(
+    ("format_", "content"), [(StateDict(), saved(weights())), (Safetensors(), b"")], ids=["state_dict", "safetensors"]
+)
 def test_a_file_cut_short_anywhere_is_refused(format_: ModelFormat, content: bytes) -> None:
     content = content or safetensors.torch.save(weights())
     for length in [*range(0, len(content), max(1, len(content) // 100)), len(content) - 1]:

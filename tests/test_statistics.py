@@ -136,11 +136,17 @@ def test_tpr_says_when_the_records_are_too_few_to_decide() -> None:
     assert st.tpr_at_fpr(enough.astype(float), enough, 0.001, 0.05).tpr.low > 0.99
 
 
-def test_tpr_under_ties_is_conservative() -> None:
-    members = np.arange(2000) < 1000
-    found = st.tpr_at_fpr(np.zeros(2000), members, 0.1, 0.05)
-    assert found.tpr.value == 0.0
-    assert (found.tpr.low, found.tpr.high) == (0.0, 1.0)
+def test_tpr_under_ties_is_that_of_accusing_some_of_those_that_look_alike() -> None:
+    """Constant scores name as many members as others; a yes-or-no answer gives the straight line through its point."""
+    members = np.arange(20_000) < 10_000
+    nothing = st.tpr_at_fpr(np.zeros(20_000), members, 0.1, 1e-4).tpr
+    assert nothing.low <= 0.1 <= nothing.high
+    assert nothing.high < 0.15
+    # 90 % of members and 30 % of the others answer yes: at a FPR of .1, a third of them are accused
+    yes = np.where(members, np.arange(20_000) % 10 < 9, np.arange(20_000) % 10 < 3).astype(float)
+    answer = st.tpr_at_fpr(yes, members, 0.1, 1e-4).tpr
+    assert answer.low <= 0.3 <= answer.high
+    assert answer.value == pytest.approx(0.3, abs=0.02)
 
 
 def test_auc_is_that_of_scikit_learn_and_covers() -> None:
