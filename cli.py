@@ -344,6 +344,18 @@ def _plan(bench: Bench) -> Mapping[str, object]:
         }
         for job in bench.plan.jobs
     ]
+    behind = {job.identity: job for jobs in bench.plan.opened.values() for job in jobs}
+    jobs += [
+        {
+            "attack": job.name,
+            "role": "subject behind an open interface",
+            "parameters": json.loads(job.parameters),
+            "seed": str(job.seed),
+            "queries": job.queries,
+            "cached": False,
+        }
+        for job in behind.values()
+    ]
     obstacles = [
         {"attack": o.attack, "requirement": a.requirement.id, "reason": o.reason}
         for a in bench.plan.assignments

@@ -18,10 +18,20 @@ from .measurement import Basis, Measurement
 from .observation import Membership, Observation
 from .plan import Assignment, Outcome, Plan, Sizes, make_plan
 from .policy import Direction, Policy, Requirement, Severity, load_policy
-from .run import Bench, Report, account, predictions, run, silent, stored
+from .run import Bench, Report, account, predictions, run, run_opened, silent, stored
 from .store import Store, key
 from .subject import Subject, load_records, load_subject
-from .verdict import Finding, Status, Verdict, judge_account, judge_attacked, judge_failed, judge_measured, tells_apart
+from .verdict import (
+    Finding,
+    Status,
+    Verdict,
+    explain_protection,
+    judge_account,
+    judge_attacked,
+    judge_failed,
+    judge_measured,
+    tells_apart,
+)
 
 #: Where raw outcomes are kept unless somebody says otherwise.
 STORE = Path(".midguard")
@@ -120,7 +130,8 @@ def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
         elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
             findings.append(_judge_predictions(bench, assignment))
         else:
-            findings.append(judge_attacked(assignment, outcomes))
+            finding = judge_attacked(assignment, outcomes)
+            findings.append(explain_protection(finding, run_opened(bench, requirement), assignment.alpha))
     return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)))
 
 

@@ -84,11 +84,6 @@ class Controls:
     seed: int
     bench: Bench
 
-    def open_release(self) -> Release:
-        """The release with its defense removed: every score, unrounded."""
-        scores = Exposure.LOGITS if self.release.exposes is Exposure.LOGITS else Exposure.PROBABILITIES
-        return Release(scores)
-
     def membership_twin(self) -> MembershipControl:
         """A model that knows half of the records by heart, under labels that nothing else could explain."""
         rng = np.random.default_rng(derive(self.seed, "membership twin"))
@@ -105,7 +100,7 @@ class Controls:
         auxiliary = self.auxiliary and Records(
             self.auxiliary.x, rng.integers(0, self.task.classes, size=len(self.auxiliary))
         )
-        target = self.bench(self.open_release(), auxiliary, module)
+        target = self.bench(self.release.opened(), auxiliary, module)
         story = f"a twin that learnt {size} of {len(pool)} records under random labels, {known:.0%} of them by heart"
         return MembershipControl(target, inside, pool.take(order[size:]), story)
 
@@ -125,14 +120,14 @@ class Controls:
 
     def inversion_twin(self) -> Target:
         """A model trained on the members without any defense, releasing every score."""
-        return self.bench(self.open_release(), self.auxiliary, self._fit(self.members, "inversion twin", _STEPS))
+        return self.bench(self.release.opened(), self.auxiliary, self._fit(self.members, "inversion twin", _STEPS))
 
     def inversion_null(self) -> Target:
         """A model trained on other records under shuffled labels: no class of it looks like anything."""
         rng = np.random.default_rng(derive(self.seed, "inversion null"))
         others = _join(_given(self.nonmembers), self.auxiliary)
         shuffled = Records(others.x, rng.permutation(others.y))
-        return self.bench(self.open_release(), self.auxiliary, self._fit(shuffled, "inversion null", _STEPS))
+        return self.bench(self.release.opened(), self.auxiliary, self._fit(shuffled, "inversion null", _STEPS))
 
     def _fit(self, records: Records, name: str, steps: int) -> torch.nn.Module:
         epochs = max(1, steps // -(-len(records) // _BATCH))

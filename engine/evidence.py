@@ -182,6 +182,7 @@ def _finding(finding: Finding) -> Json:
         "by": finding.by,
         "reason": finding.reason,
         "remedy": finding.remedy,
+        "protection": finding.protection,
         "references": list(requirement.references),
         "attacks": [_attack_finding(attack) for attack in finding.attacks],
     }

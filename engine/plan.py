@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from . import registry
@@ -100,6 +100,8 @@ class Plan:
         assignments: One for each requirement, in the policy's order.
         jobs: Every distinct attack once.
         refutation_alpha: The error that the test of a claimed or proved ε against the attacks may spend.
+        opened: Where the release keeps something back: the jobs of each requirement that would run if it did not, by
+            the requirement's id. They say whether the training or the interface protects; no verdict rests on them.
     """
 
     policy: Policy
@@ -109,6 +111,7 @@ class Plan:
     assignments: tuple[Assignment, ...]
     jobs: tuple[Job, ...]
     refutation_alpha: float
+    opened: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +212,23 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
         alpha = share / max(1, len(runnable))
         assignments.append(Assignment(requirement, identities, tuple(obstacles), missing, alpha))
     found = tuple(jobs.values())
+    opened = (
+        _opened(policy, subject, seed, sizes) if exposure is not Exposure.LOGITS and subject.release.defended else {}
+    )
     members = sum(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in found)
-    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, share / max(1, members))
+    refutation = share / max(1, members)
+    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, refutation, opened)
+
+
+def _opened(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> dict[str, tuple[Job, ...]]:
+    """What could be mounted on the same model behind an open interface, for each requirement that attacks decide."""
+    exposure = subject.release.opened().exposes
+    found = {}
+    for requirement in policy.requirements:
+        if requirement.measure.goals:
+            runnable, _ = _attacks(requirement, policy.access, exposure, subject)
+            found[requirement.id] = tuple(_job(choice, subject, seed, sizes) for choice in runnable)
+    return found
 
 
 def _statements(policy: Policy, subject: Subject) -> int:

@@ -39,6 +39,8 @@ Report = Callable[[str, float], None]
 Spread = Callable[[Callable[[Job], Outcome], Iterable[Job]], Iterable[Outcome]]
 
 _ROLES = ("subject", "twin", "null")
+#: The subject with its release's defense taken away; no verdict rests on it.
+OPENED = "open"
 _Kind = TypeVar("_Kind", MembershipAttack, ClassInversion, RecordInversion)
 
 
@@ -146,7 +148,7 @@ class Bench:
         """What a record inversion draws of the victims, drawn once; the null judges what was drawn of the subject."""
         name = f"{role} {job.identity}"
         if name not in self.drawn:
-            target = self.inversion_twin if role == "twin" else self.subject_target()
+            target = self.inversion_twin if role == "twin" else self.target_in(role)
             outputs = target.query(self.victims.x)
             images = _of(job, RecordInversion).reconstruct_records(target, outputs, job.seed, progress)
             self.drawn[name] = (target, np.asarray(images))
@@ -155,6 +157,12 @@ class Bench:
     def subject_target(self) -> Target:
         """The subject as this adversary sees it."""
         return self.target_of(self.subject.release, self.records.auxiliary, self.module)
+
+    def target_in(self, role: str) -> Target:
+        """The subject behind its release, or with the release's defense taken away."""
+        if role != OPENED:
+            return self.subject_target()
+        return self.target_of(self.subject.release.opened(), self.records.auxiliary, self.module)
 
     def target_of(self, release: Release, auxiliary: Records | None, module: torch.nn.Module) -> Target:
         """Any model as this adversary would see it behind a release."""
@@ -199,6 +207,19 @@ def run_job(bench: Bench, job: Job) -> Outcome:
         reason = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
     return Outcome(job, observation, reason, controls["twin"], controls["null"], seconds, queries)
+
+
+def run_opened(bench: Bench, requirement: Requirement) -> dict[str, Observation]:
+    """What the attacks would achieve if the release kept nothing back, by attack; one that crashes tells nothing."""
+    found = {}
+    for job in bench.plan.opened.get(requirement.id, ()):
+        try:
+            found[job.name], _ = _kept(bench, job, OPENED)
+        except InputError:
+            raise
+        except Exception:  # it is an explanation: without it the report says that nothing is known
+            return {}
+    return found
 
 
 def _control(bench: Bench, job: Job, role: str) -> ControlRun:
@@ -278,8 +299,8 @@ def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
 
 def _membership(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
     attack = _of(job, MembershipAttack)
-    if role == "subject":
-        target, inside, outside = bench.subject_target(), bench.records.members, bench.records.nonmembers
+    if role in {"subject", OPENED}:
+        target, inside, outside = bench.target_in(role), bench.records.members, bench.records.nonmembers
         return target, observe_membership(attack, target, _given(inside), _given(outside), job.seed, progress)
     control = bench.membership_twin if role == "twin" else bench.membership_null
     return control.target, observe_membership(
@@ -327,7 +348,7 @@ def _judged(bench: Bench, images: NDArray[np.float32], nothing: NDArray[np.float
 
 def _single_records(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
     victims = bench.victims
-    target, images = bench.record_images(job, "twin" if role == "twin" else "subject", progress)
+    target, images = bench.record_images(job, "subject" if role == "null" else role, progress)
     if role == "null":
         # Each reconstruction is held against another record of the same class: it can tell nothing but the class.
         images = images[shuffled_within(victims.y, job.seed)]

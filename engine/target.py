@@ -82,6 +82,15 @@ class Release:
         if (self.top, self.decimals) != (None, None) and self.exposes is not Exposure.PROBABILITIES:
             raise ValueError("top and decimals go with probabilities")
 
+    @property
+    def defended(self) -> bool:
+        """Whether it keeps back some of what the model computes."""
+        return self.exposes is Exposure.LABEL or (self.top, self.decimals) != (None, None)
+
+    def opened(self) -> Release:
+        """The release with its defense taken away: every score, unrounded."""
+        return Release(Exposure.LOGITS if self.exposes is Exposure.LOGITS else Exposure.PROBABILITIES)
+
     def apply(self, logits: NDArray[float64]) -> NDArray[float64]:
         """What a caller gets to see of these logits.
 

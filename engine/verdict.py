@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .errors import Exit
@@ -105,6 +105,7 @@ class Finding:
         reason: One line: why it is so. Empty for a pass.
         remedy: One line: what to do. Empty for a pass.
         attacks: What every attack of its kind did.
+        protection: Whether the training or the interface keeps it, where the interface keeps something back.
         records_needed: About how many records would decide it; `None` where more would not help or none are needed.
     """
 
@@ -116,6 +117,7 @@ class Finding:
     remedy: str = ""
     attacks: tuple[AttackFinding, ...] = ()
     records_needed: int | None = None
+    protection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,3 +401,31 @@ def _advice(requirement: Requirement) -> str:
         "privacy": "train with DP-SGD at a smaller target_epsilon",
         "utility": "train longer or with a larger budget; the guarantee may cost too much here",
     }.get(kind, "change the model or its release and check again")
+
+
+def explain_protection(finding: Finding, opened: Mapping[str, Observation], alpha: float) -> Finding:
+    """Say which defense closes the gap: what the attacks achieve on the same model behind an open interface.
+
+    Args:
+        finding: What can be said behind the interface as it is.
+        opened: Outcomes behind an open one, by attack; empty where there is nothing to open or nothing is known.
+        alpha: The error that each interval may spend.
+    """
+    if not opened or finding.status is not Status.PASS:
+        return finding
+    requirement = finding.requirement
+    measured = {name: requirement.measure.measure(seen, alpha) for name, seen in opened.items()}
+    found = [AttackFinding(name, AttackStatus.RAN, "", False, m) for name, m in measured.items()]
+    worst = _worst(requirement, found)
+    assert worst.measurement is not None
+    return replace(finding, protection=_protection(requirement, worst.name, worst.measurement))
+
+
+def _protection(requirement: Requirement, attack: str, found: Measurement) -> str:
+    said = f"{attack} reaches {found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+    status = compare(found, requirement.direction, requirement.limit)
+    if status is Status.PASS:
+        return f"the training keeps it: with every score released, {said}, which would pass as well"
+    if status is Status.FAIL:
+        return f"the interface keeps it, not the training: with every score released, {said}, which would fail"
+    return f"the training alone was not shown to keep it: with every score released, {said}"

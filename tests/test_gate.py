@@ -504,3 +504,26 @@ def test_outcomes_of_the_users_own_code_are_never_taken_from_the_store(
     assert midguard("check", policy, model).code == 2  # the user's code does not run unasked
     assert midguard("check", policy, model, "--trust-code", "--seed", 3).code == 1
     assert midguard("check", policy, model, "--seed", 3).code == 2  # nor is its outcome found in the store
+
+
+def test_the_report_says_whether_the_interface_or_the_training_protects(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    """The careless model behind a label: what it shows of a record is kept back by the interface alone."""
+    edit(careless / "model.yaml", "exposes: probabilities", "exposes: label")
+    policy = write_policy("id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert ended.code == 0
+    assert "the interface keeps it, not the training" in str(status(ended, "distance")["protection"])
+
+
+def test_an_explanation_that_crashes_changes_no_verdict(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midguard.engine.run import Bench
+
+    edit(careless / "model.yaml", "exposes: probabilities", "exposes: label")
+    monkeypatch.setattr(Bench, "target_in", lambda self, role: None if role == "open" else self.subject_target())
+    policy = write_policy("id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (ended.code, status(ended, "distance")["protection"]) == (0, "")

@@ -24,6 +24,7 @@ from midguard.engine.verdict import (
     Status,
     Verdict,
     compare,
+    explain_protection,
     judge_account,
     judge_attacked,
     judge_measured,
@@ -279,3 +280,23 @@ def test_every_finding_that_is_no_pass_says_why_and_what_to_do() -> None:
         assert finding.remedy
         assert "\n" not in finding.reason + finding.remedy
     assert Path("policy.yaml").name == findings[0].requirement.place.file
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [(NOTHING, "the training keeps it"), (LEAKY, "the interface keeps it"), (SOME, "was not shown to keep it")],
+)
+def test_it_is_said_which_defense_closes_the_gap(opened: Membership, said: str) -> None:
+    explained = explain_protection(judged(outcome(NOTHING)), {"membership.loss": opened}, 0.01)
+    assert said in explained.protection
+    assert explained.status is Status.PASS
+
+
+def test_the_worst_attack_behind_the_open_interface_counts() -> None:
+    opened = {"membership.entropy": NOTHING, "membership.loss": LEAKY}
+    assert "membership.loss" in explain_protection(judged(outcome(NOTHING)), opened, 0.01).protection
+
+
+def test_nothing_is_said_of_protection_where_nothing_is_known_or_nothing_holds() -> None:
+    assert explain_protection(judged(outcome(NOTHING)), {}, 0.01).protection == ""
+    assert explain_protection(judged(outcome(LEAKY)), {"membership.loss": LEAKY}, 0.01).protection == ""
