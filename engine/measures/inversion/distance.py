@@ -57,7 +57,7 @@ class Distance:
         found = quantile_ratio(attack, baseline, self.quantile, alpha)
         details = (
             Quantity(f"attack's {self.metric} distance", float(np.quantile(attack, self.quantile))),
-            *(Quantity(f"{self.metric} distance of the {name}", distance) for name, distance in self._guesses(seen)),
+            *(Quantity(f"{self.metric} distance without the model, {name}", far) for name, far in self._guesses(seen)),
         )
         return Measurement(found.value, found.low, found.high, 1 - alpha, len(attack), Basis.ATTACKED, details)
 
