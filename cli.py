@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .engine.check import Checked
     from .engine.keys import Signer
+    from .engine.plan import Job
     from .engine.run import Bench, Report
 
 app = typer.Typer(
@@ -366,10 +367,15 @@ def _plan(bench: Bench) -> Mapping[str, object]:
         for a in bench.plan.assignments
         if a.missing
     ]
-    training = sorted(
-        {f"{kind} {role}" for job in jobs for kind in [str(job["attack"]).split(".")[0]] for role in ("twin", "null")}
-    )
+    training = sorted({control for job in bench.plan.jobs for control in _trained(job)})
     return {"jobs": jobs, "obstacles": obstacles + missing, "training": training, "seconds": None}
+
+
+def _trained(job: Job) -> tuple[str, ...]:
+    """The control models that a job needs."""
+    kind = job.name.split(".", maxsplit=1)[0]
+    null = () if job.attack.threat.goal == "record-reconstruction" else (f"{kind} null",)
+    return (f"{kind} twin", *null)
 
 
 def _signer(key: Path | None) -> Signer | None:

@@ -109,6 +109,8 @@ def prepare(
     trust_code: bool = False,
 ) -> Bench:
     """Everything up to the first attack: read, check, plan. Loads no model."""
+    if Path(policy).suffix in {".pt", ".pth", ".safetensors"}:
+        raise InputError.of(f"{policy}: this is a model, not a policy", "the policy comes first: POLICY MODEL")
     loaded = load_policy(Path(policy))
     described = load_subject(Path(model), Path(subject) if subject else None)
     records = load_records(described)

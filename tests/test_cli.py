@@ -253,3 +253,9 @@ def test_verify_looks_at_every_file(checked: Path) -> None:
     ended = midguard("verify", "out/evidence.json", "nowhere", "out/report.pdf", "--key", "signer.pub", cwd=checked)
     assert ended.returncode == 2
     assert ended.stdout.count("valid: ") == 2
+
+
+def test_a_model_in_the_policys_place_is_told_the_order(checked: Path) -> None:
+    ended = midguard("check", "model/model.pt", "policy.yaml", cwd=checked)
+    assert ended.returncode == 2
+    assert "POLICY MODEL" in ended.stderr
