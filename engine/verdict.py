@@ -396,7 +396,7 @@ def _words(requirement: Requirement, found: Measurement, status: Status, needed:
 def _advice(requirement: Requirement) -> str:
     kind = requirement.measure_name.split(".", maxsplit=1)[0]
     return {
-        "membership": "train for fewer epochs, on more records or with DP-SGD; release fewer decimals or the label alone",
+        "membership": "train for fewer epochs, on more records or with DP-SGD; release the label alone",
         "inversion": "release less (rounded, top-k, label alone), keep the weights back, or train with a defense",
         "privacy": "train with DP-SGD at a smaller target_epsilon",
         "utility": "train longer or with a larger budget; the guarantee may cost too much here",
