@@ -50,7 +50,7 @@ def test_a_careless_model_fails_with_its_number(careless: Path, write_policy: Wr
 
 
 def test_a_limit_above_the_leak_passes(careless: Path, write_policy: Writer, midguard: Gate) -> None:
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     assert (ended.code, status(ended)["status"]) == (0, "pass")
 
 
@@ -119,7 +119,7 @@ def test_one_nan_on_the_subject_alone_is_inconclusive(
         return scores
 
     monkeypatch.setattr(Loss, "score", score)
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     assert (ended.code, status(ended)["status"]) == (3, "inconclusive")
 
 
@@ -130,7 +130,7 @@ def test_a_twin_in_which_no_leak_was_found_is_inconclusive(
         return dataclasses.replace(self.membership_null(), story="a twin that leaks nothing")
 
     monkeypatch.setattr(Controls, "membership_twin", blind)
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     found = status(ended)
     assert (ended.code, found["status"]) == (3, "inconclusive")
     assert "did not find the leak" in str(found["reason"])
@@ -152,7 +152,7 @@ def test_a_control_that_crashes_never_passes(
         raise MemoryError("no room")
 
     monkeypatch.setattr(Controls, control, crash)
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     found = status(ended)
     assert (ended.code, found["status"]) == (3, "inconclusive")
     assert "no room" in str(found["reason"])
@@ -165,7 +165,7 @@ def test_empty_requirements_are_bad_input(careless: Path, write_policy: Writer, 
 def test_members_that_are_nonmembers_are_bad_input(careless: Path, write_policy: Writer, midguard: Gate) -> None:
     without_digest(careless, "nonmembers")
     edit(careless / "model.yaml", r"nonmembers\.npz", "members.npz")
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt")
     assert ended.code == 2
     assert "nonmembers" in ended.err
 
@@ -176,7 +176,7 @@ def test_a_swapped_model_is_bad_input(careless: Path, write_policy: Writer, midg
     model = careless / "model.pt"
     weights = torch.load(model, weights_only=True)
     torch.save({name: value * 0.5 for name, value in weights.items()}, model)
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), model)
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), model)
     assert ended.code == 2
     assert "model.yaml" in ended.err
 
@@ -207,7 +207,7 @@ def test_training_without_a_mechanism_has_no_bound(careless: Path, write_policy:
 def test_a_claim_below_what_an_attack_shows_is_refuted(careless: Path, write_policy: Writer, midguard: Gate) -> None:
     """The advantage requirement itself passes; the claim fails by itself, whatever the limits say."""
     edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 0.01, delta: 1.0e-5}\n")
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     found = status(ended, "claim-epsilon")
     assert (ended.code, status(ended)["status"], found["status"]) == (1, "pass", "fail")
     assert "refuted" in str(found["reason"])
@@ -218,7 +218,7 @@ def test_a_claim_above_what_an_attack_shows_is_not_refuted(
     careless: Path, write_policy: Writer, midguard: Gate
 ) -> None:
     edit(careless / "model.yaml", r"\Z", "\n  claims: {epsilon: 30.0, delta: 1.0e-5}\n")
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     assert ended.code == 0
     assert "claim-epsilon" not in ended.out
 
@@ -233,7 +233,7 @@ def test_missing_records_leave_a_requirement_not_run(
     requirement = (
         "id: advantage, measure: inversion.distance, at: {quantile: 0.5}, min: 0.1"
         if part == "auxiliary"
-        else f"{LOSS}, max: 0.7"
+        else f"{LOSS}, max: 0.55"
     )
     ended = midguard("check", write_policy(requirement), careless / "model.pt", "--format", "json")
     found = status(ended)
@@ -242,7 +242,7 @@ def test_missing_records_leave_a_requirement_not_run(
 
 
 def test_the_same_seed_repeats_and_a_fresh_one_does_not(careless: Path, write_policy: Writer, midguard: Gate) -> None:
-    policy = write_policy(f"{LOSS}, max: 0.7")
+    policy = write_policy(f"{LOSS}, max: 0.55")
     first = midguard("check", policy, careless / "model.pt", "--format", "json", "--seed", 7, "--store", "one")
     again = midguard("check", policy, careless / "model.pt", "--format", "json", "--seed", 7, "--store", "two")
     assert json.loads(first.out)["seed"] == "7"
@@ -255,7 +255,7 @@ def test_a_changed_limit_is_judged_from_the_store(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second check runs no attack at all: the attack would raise if it were touched."""
-    midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt")
     monkeypatch.setattr(Loss, "score", None)
     ended = midguard("check", write_policy(f"{LOSS}, max: 0.1"), careless / "model.pt", "--format", "json")
     assert (ended.code, status(ended)["status"]) == (1, "fail")
@@ -286,7 +286,7 @@ def test_the_store_is_not_hit_by_other_work(
 
 
 def test_a_damaged_entry_is_done_again(careless: Path, write_policy: Writer, midguard: Gate, tmp_path: Path) -> None:
-    policy = write_policy(f"{LOSS}, max: 0.7")
+    policy = write_policy(f"{LOSS}, max: 0.55")
     before = status(midguard("check", policy, careless / "model.pt", "--format", "json"))
     entries = [p for p in (tmp_path / ".midguard").rglob("*") if p.is_file() and p.stat().st_size > 2000]
     assert entries
@@ -395,7 +395,7 @@ def test_near_copies_of_members_are_no_nonmembers(careless: Path, write_policy: 
 def test_a_record_that_stands_ten_times_counts_once(careless: Path, write_policy: Writer, midguard: Gate) -> None:
     x, y = part(careless, "nonmembers")
     replaced(careless, "nonmembers", np.repeat(x[:60], 10, axis=0), np.repeat(y[:60], 10))
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt", "--format", "json")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", "--format", "json")
     members = json.loads(ended.out)["subject"]["data"]["members"]["records"]
     assert status(ended)["records"] == members + 60
 
@@ -424,7 +424,7 @@ def test_a_claim_is_not_refuted_by_records_that_differ_by_themselves(
     assert ended.code == 3
 
 
-@pytest.mark.parametrize("limit", [0.1, 0.7])
+@pytest.mark.parametrize("limit", [0.1, 0.55])
 def test_a_null_that_crashes_shows_no_violation_either(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, limit: float
 ) -> None:
@@ -442,7 +442,7 @@ def test_a_model_that_cannot_be_loaded_is_bad_input_before_anything_is_trained(
         scaled(careless, float("nan"))
     else:
         edit(careless / "model.yaml", r"hidden: \[128\]", "hidden: [64]")
-    ended = midguard("check", write_policy(f"{LOSS}, max: 0.7"), careless / "model.pt")
+    ended = midguard("check", write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt")
     assert ended.code == 2
     assert "training" not in ended.err
 
@@ -527,3 +527,19 @@ def test_an_explanation_that_crashes_changes_no_verdict(
     policy = write_policy("id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75")
     ended = midguard("check", policy, careless / "model.pt", "--format", "json")
     assert (ended.code, status(ended, "distance")["protection"]) == (0, "")
+
+
+def test_a_forged_ledger_is_refuted_by_what_the_attacks_show(
+    careless: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    """Whoever writes his own ledger gets his own proof, and a failure beside it."""
+    ledger = json.loads((careless / "ledger.json").read_text())
+    event = {"kind": "sampled-gaussian", "sampling_probability": 0.1, "noise_multiplier": 50.0, "steps": 10}
+    ledger["events"] = [event | {"clipping_norm": 1.0}]
+    (careless / "ledger.json").write_text(json.dumps(ledger))
+    edit(careless / "model.yaml", r"ledger:.*?(?=\n  \S|\Z)", "ledger: ledger.json")
+    policy = write_policy("id: budget, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 8.0", f"{LOSS}, max: 0.55")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    found = status(ended, "proof-epsilon")
+    assert (ended.code, status(ended, "budget")["status"], found["status"]) == (1, "pass", "fail")
+    assert "the proved ε is" in str(found["reason"])
