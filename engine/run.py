@@ -83,9 +83,7 @@ class Bench:
     def controls(self) -> Controls:
         """What trains the control models."""
         subject, records = self.subject, self.records
-        recipe = (
-            load_recipe(subject.recipe, data=False) if subject.recipe else Recipe(self._architecture(), subject.task)
-        )
+        recipe = Recipe(self._architecture(), subject.task)
         return Controls(
             undefended(recipe), subject.task, self.plan.access, subject.release, _given(records.members),
             records.nonmembers, records.auxiliary, derive(self.plan.seed, "controls"), self.target_of,
@@ -169,10 +167,12 @@ class Bench:
         return make_target(self.subject.task, release, self.plan.access, auxiliary, lambda: module)
 
     def _architecture(self) -> Architecture:
-        """What control models are built of where there is no recipe: the subject's own network, else a plain one."""
+        """The network of control models: the subject's own; where code builds that, the recipe's or a plain one."""
         from .architectures.mlp import Mlp
 
-        return self.subject.model.architecture or Mlp()
+        if self.subject.model.architecture is not None:
+            return self.subject.model.architecture
+        return load_recipe(self.subject.recipe, data=False).architecture if self.subject.recipe else Mlp()
 
 
 def run(bench: Bench, spread: Spread = map) -> dict[str, Outcome]:

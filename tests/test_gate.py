@@ -543,3 +543,13 @@ def test_a_forged_ledger_is_refuted_by_what_the_attacks_show(
     found = status(ended, "proof-epsilon")
     assert (ended.code, status(ended, "budget")["status"], found["status"]) == (1, "pass", "fail")
     assert "the proved ε is" in str(found["reason"])
+
+
+def test_a_twin_is_of_the_subjects_own_network_whatever_the_recipe_says(careless: Path, write_policy: Writer) -> None:
+    """A recipe of a network that learns nothing by heart would make every attack look blind, one that does, sighted."""
+    from midguard.engine.architectures.mlp import Mlp
+    from midguard.engine.check import prepare
+
+    edit(careless / "recipe.yaml", r"hidden: \[128\]", "hidden: [3]")
+    bench = prepare(write_policy(f"{LOSS}, max: 0.55"), careless / "model.pt", store=careless / "store")
+    assert bench.controls.recipe.architecture == Mlp(hidden=(128,))
