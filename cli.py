@@ -384,7 +384,7 @@ def _signer(key: Path | None) -> Signer | None:
     from .engine.keys import load_signer
 
     secret = os.environ.get(PASSPHRASE)
-    if secret is None and sys.stdin.isatty() and b"ENCRYPTED" in key.read_bytes()[:64]:
+    if secret is None and sys.stdin.isatty() and key.is_file() and b"ENCRYPTED" in key.read_bytes()[:64]:
         secret = typer.prompt("Passphrase", hide_input=True, err=True)
     return load_signer(key, secret.encode() if secret else None)
 

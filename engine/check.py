@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -132,9 +132,21 @@ def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
         elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
             findings.append(_judge_predictions(bench, assignment))
         else:
-            finding = judge_attacked(assignment, outcomes)
-            findings.append(explain_protection(finding, run_opened(bench, requirement), assignment.alpha))
+            findings.append(_explained(bench, judge_attacked(assignment, outcomes), assignment.alpha))
     return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)))
+
+
+def _explained(bench: Bench, finding: Finding, alpha: float) -> Finding:
+    """The finding with what protects; no verdict rests on it, so what stops it is said and changes nothing."""
+    if finding.status is not Status.PASS:
+        return finding
+    try:
+        return explain_protection(finding, run_opened(bench, finding.requirement), alpha)
+    except InputError:
+        raise
+    except Exception as error:
+        stopped = f"the attacks on the open interface stopped ({type(error).__name__}: {error})"
+        return replace(finding, protection=f"it is not known what protects: {stopped}")
 
 
 def _judge_predictions(bench: Bench, assignment: Assignment) -> Finding:

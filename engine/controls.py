@@ -17,7 +17,7 @@ import numpy as np
 
 from .plan import derive
 from .recipe import Augmentation, OptimizerChoice, Recipe, Schedule
-from .target import Access, Exposure, Records, Release, Target
+from .target import Exposure, Records, Release, Target
 from .training import fit
 
 if TYPE_CHECKING:
@@ -49,13 +49,11 @@ class MembershipControl:
         target: The model as the adversary sees it.
         inside: Records that count as members.
         outside: Records that do not.
-        story: What it is, in words.
     """
 
     target: Target
     inside: Records
     outside: Records
-    story: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,8 @@ class Controls:
     """Trains the control models of one subject.
 
     Attributes:
-        recipe: The subject's own, or one made for its architecture.
+        recipe: Undefended training of the subject's network.
         task: What the model does.
-        access: What the adversary holds.
         release: What the subject's release exposes.
         members: The subject's training records.
         nonmembers: Records of the same source.
@@ -76,7 +73,6 @@ class Controls:
 
     recipe: Recipe
     task: Task
-    access: Access
     release: Release
     members: Records
     nonmembers: Records | None
@@ -101,22 +97,18 @@ class Controls:
             self.auxiliary.x, rng.integers(0, self.task.classes, size=len(self.auxiliary))
         )
         target = self.bench(self.release.opened(), auxiliary, module)
-        story = f"a twin that learnt {size} of {len(pool)} records under random labels, {known:.0%} of them by heart"
-        return MembershipControl(target, inside, pool.take(order[size:]), story)
+        return MembershipControl(target, inside, pool.take(order[size:]))
 
     def membership_null(self) -> MembershipControl:
-        """A model of the same recipe that saw neither members nor nonmembers."""
+        """A model that saw neither the members nor the nonmembers on which it is judged."""
         if self.auxiliary is not None and len(self.auxiliary) >= _ENOUGH_A_CLASS * self.task.classes:
             module = self._fit(self.auxiliary, "membership null", _STEPS)
             inside, outside = self.members, _given(self.nonmembers)
-            story = "a model trained on the auxiliary records, which saw neither members nor nonmembers"
         else:
             rng = np.random.default_rng(derive(self.seed, "membership null"))
             (seen_in, inside), (seen_out, outside) = _cut(self.members, rng), _cut(_given(self.nonmembers), rng)
             module = self._fit(_join(seen_in, seen_out), "membership null", _STEPS)
-            story = "a model trained on half of the members and half of the nonmembers, judged on the other halves"
-        target = self.bench(self.release, self.auxiliary, module)
-        return MembershipControl(target, inside, outside, story)
+        return MembershipControl(self.bench(self.release, self.auxiliary, module), inside, outside)
 
     def inversion_twin(self) -> Target:
         """A model trained on the members without any defense, releasing every score."""

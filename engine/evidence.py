@@ -232,7 +232,7 @@ def _attack(outcome: Outcome) -> Json:
         "name": job.name,
         "summary": registry.summary(type(job.attack)),
         "source": job.attack.source,
-        "status": "ran" if outcome.observation is not None else "crashed",
+        "status": "ran" if outcome.observation is not None else "not-run" if outcome.unmeasurable else "crashed",
         "reason": outcome.reason,
         "parameters": asdict(job.attack),  # type: ignore[call-overload]
         "seed": str(job.seed),

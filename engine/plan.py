@@ -139,6 +139,7 @@ class Outcome:
         negative: The same attack where there is nothing to find.
         seconds: Time it took on the subject, the controls left out.
         queries: Records it sent through the subject.
+        unmeasurable: Whether it was not stopped by a fault but by what the subject does not give.
     """
 
     job: Job
@@ -148,6 +149,7 @@ class Outcome:
     negative: ControlRun
     seconds: float
     queries: int
+    unmeasurable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Bench:
         subject, records = self.subject, self.records
         recipe = Recipe(self._architecture(), subject.task)
         return Controls(
-            undefended(recipe), subject.task, self.plan.access, subject.release, _given(records.members),
+            undefended(recipe), subject.task, subject.release, _given(records.members),
             records.nonmembers, records.auxiliary, derive(self.plan.seed, "controls"), self.target_of,
         )  # fmt: skip
 
@@ -197,29 +197,23 @@ def stored(bench: Bench, job: Job) -> bool:
 def run_job(bench: Bench, job: Job) -> Outcome:
     """One attack on the subject and on both controls. One that raises becomes a crashed outcome, never silence."""
     controls = {role: _control(bench, job, role) for role in ("null", "twin")}
-    reason, observation, queries = "", None, job.queries
+    reason, observation, queries, unmeasurable = "", None, job.queries, False
     started = time.perf_counter()
     try:
         observation, queries = _kept(bench, job, "subject")
     except InputError:
         raise  # a model that cannot be loaded is bad input, no crash of an attack
+    except NotMeasurable as error:
+        reason, unmeasurable = str(error), True
     except Exception as error:  # whatever an attack raises, its requirement ends in error
         reason = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
-    return Outcome(job, observation, reason, controls["twin"], controls["null"], seconds, queries)
+    return Outcome(job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable)
 
 
 def run_opened(bench: Bench, requirement: Requirement) -> dict[str, Observation]:
-    """What the attacks would achieve if the release kept nothing back, by attack; one that crashes tells nothing."""
-    found = {}
-    for job in bench.plan.opened.get(requirement.id, ()):
-        try:
-            found[job.name], _ = _kept(bench, job, OPENED)
-        except InputError:
-            raise
-        except Exception:  # it is an explanation: without it the report says that nothing is known
-            return {}
-    return found
+    """What the attacks achieve if the release keeps nothing back, by attack; empty where it keeps nothing back."""
+    return {job.name: _kept(bench, job, OPENED)[0] for job in bench.plan.opened.get(requirement.id, ())}
 
 
 def _control(bench: Bench, job: Job, role: str) -> ControlRun:

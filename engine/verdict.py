@@ -201,7 +201,7 @@ def judge_attacked(assignment: Assignment, outcomes: Mapping[str, Outcome]) -> F
     if assignment.missing or not attacks:
         why = assignment.missing or "none of its attacks can be mounted by this adversary"
         return Finding(requirement, Status.NOT_RUN, None, "", why, _remedy_not_run(left_out), everything)
-    for rule in (_violated, _crashed, _not_dropped, _undecided):
+    for rule in (_violated, _crashed, _not_dropped, _unmeasured, _undecided):
         finding = rule(requirement, ran, everything)
         if finding:
             return finding
@@ -240,6 +240,15 @@ def _not_dropped(
     worst = _worst(requirement, ran) if ran else None
     found, by = (worst.measurement, worst.name) if worst else (None, "")
     return Finding(requirement, Status.NOT_RUN, found, by, reason, _remedy_not_run(tuple(dropped)), attacks)
+
+
+def _unmeasured(
+    requirement: Requirement, ran: list[AttackFinding], attacks: tuple[AttackFinding, ...]
+) -> Finding | None:
+    """Where no attack came to an outcome, nothing was measured."""
+    if ran:
+        return None
+    return Finding(requirement, Status.NOT_RUN, None, "", attacks[0].reason, _remedy_not_run(attacks), attacks)
 
 
 def _undecided(
@@ -304,7 +313,8 @@ def _attack_finding(outcome: Outcome, requirement: Requirement, alpha: float, na
     """Measure one outcome and its controls alike."""
     name = outcome.job.name
     if outcome.observation is None:
-        return AttackFinding(name, AttackStatus.CRASHED, outcome.reason, named)
+        status = AttackStatus.NOT_RUN if outcome.unmeasurable else AttackStatus.CRASHED
+        return AttackFinding(name, status, outcome.reason, named)
     try:
         found = requirement.measure.measure(outcome.observation, alpha)
         positive = _positive(outcome.positive, requirement, alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -300,3 +301,13 @@ def test_the_worst_attack_behind_the_open_interface_counts() -> None:
 def test_nothing_is_said_of_protection_where_nothing_is_known_or_nothing_holds() -> None:
     assert explain_protection(judged(outcome(NOTHING)), {}, 0.01).protection == ""
     assert explain_protection(judged(outcome(LEAKY)), {"membership.loss": LEAKY}, 0.01).protection == ""
+
+
+def test_what_the_subject_does_not_give_is_not_run_and_no_crash() -> None:
+    """By itself the requirement is unmeasured; beside an attack that ran, it is shown and the other decides."""
+    lacking = replace(outcome(None, name="entropy"), unmeasurable=True)
+    assert judged(lacking).status is Status.NOT_RUN
+    assert judged(lacking, named=True).status is Status.NOT_RUN
+    assert judged(outcome(NOTHING), lacking).status is Status.PASS
+    assert judged(outcome(NOTHING), lacking, named=True).status is Status.NOT_RUN
+    assert judged(outcome(LEAKY), lacking).status is Status.FAIL
