@@ -33,6 +33,10 @@ class ThreatModel:
         knowledge: What the adversary must know besides, in words.
         goal: What it is after.
         auxiliary: Whether it needs records of its own.
+        references: Whether it needs models of its own, trained as the subject was. Such an attack has a parameter
+            `references`, how many.
+        unasked: Behind which exposures it runs without being named; `None` for all of `exposures`. One that reads less
+            than such a release tells is left to those that read all of it.
     """
 
     access: Access
@@ -40,9 +44,18 @@ class ThreatModel:
     knowledge: tuple[str, ...]
     goal: Goal
     auxiliary: bool = False
+    references: bool = False
+    unasked: frozenset[Exposure] | None = None
 
-    def obstacle(self, access: Access, exposure: Exposure, auxiliary: bool) -> str:
-        """Why this adversary cannot mount it, in words; empty where he can."""
+    def obstacle(self, access: Access, exposure: Exposure, auxiliary: bool, no_references: str = "") -> str:
+        """Why this adversary cannot mount it, in words; empty where he can.
+
+        Args:
+            access: What he holds.
+            exposure: What a query returns to him.
+            auxiliary: Whether he owns records.
+            no_references: Why no model can be trained as the subject was; empty where one can.
+        """
         if self.access is Access.WEIGHTS and access is not Access.WEIGHTS:
             return "it needs the weights, which this adversary does not hold"
         if exposure not in self.exposures:
@@ -50,7 +63,15 @@ class ThreatModel:
             return f"it needs {known}, the release exposes {exposure}"
         if self.auxiliary and not auxiliary:
             return "it needs auxiliary records, and the subject names none (spec.data.auxiliary)"
+        if self.references and no_references:
+            return f"it needs reference models, and {no_references}"
         return ""
+
+    def left_to_others(self, exposure: Exposure) -> str:
+        """Why it does not run behind this exposure unless it is named; empty where it does."""
+        if self.unasked is None or exposure in self.unasked:
+            return ""
+        return f"the release exposes {exposure}, from which other attacks read all that it reads; name it to run it"
 
 
 #: Exposures that carry a score for each class.
@@ -77,6 +98,15 @@ class MembershipAttack(Attack, Protocol):
 
     def score(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
         """Score each candidate. Returns: `(n,)`, higher means member; NaN where it has no answer."""
+        ...
+
+
+@runtime_checkable
+class RecordSeparation(Attack, Protocol):
+    """Says of each candidate how far apart the models are that were trained with and without it."""
+
+    def signals(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
+        """What each of the target's reference models answers on each candidate. Returns: `(k, n)`."""
         ...
 
 

@@ -18,6 +18,7 @@ class Goal(StrEnum):
     CLASS = "class-representative"  # training-class inference: what does class k look like
     RECORD = "record-reconstruction"  # instance reconstruction: what was this one input
     ATTRIBUTE = "attribute"
+    RISK = "record-risk"  # how well each record's membership could be told, from models trained with and without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +29,46 @@ class Membership:
         scores: `(n,)` float64, higher means "member". NaN where the attack had no answer.
         members: `(n,)` bool, the truth; the attack never saw it.
         groups: `(n,)` int64, class label of each record.
+        persons: `(n,)` int64, whose record it is; `None` where every record is a person of its own.
+        slices: `(n, c)` float64, the columns of the records by which a requirement slices; `None` for none.
     """
 
     scores: NDArray[float64]
     members: NDArray[bool_]
     groups: NDArray[int64]
+    persons: NDArray[int64] | None = None
+    slices: NDArray[float64] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.scores) == len(self.members) == len(self.groups):
             raise ValueError("scores, members and groups differ in length")
+        for name in ("persons", "slices"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self.scores):
+                raise ValueError(f"expected {len(self.scores)} {name}, found {len(part)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """What models trained with and without each record answered on it.
+
+    Attributes:
+        signals: `(k, n)` float64, the logit-scaled confidence of each of k models on each record.
+        inside: `(k, n)` bool, which model was trained on which record; complementary models stand side by side.
+        members: `(n,)` bool, which records the subject was trained on.
+        groups: `(n,)` int64, class label of each record.
+    """
+
+    signals: NDArray[float64]
+    inside: NDArray[bool_]
+    members: NDArray[bool_]
+    groups: NDArray[int64]
+
+    def __post_init__(self) -> None:
+        if self.signals.shape != self.inside.shape or self.signals.ndim != 2:
+            raise ValueError("signals and inside differ in shape")
+        if not self.signals.shape[1] == len(self.members) == len(self.groups):
+            raise ValueError("signals, members and groups differ in length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +130,4 @@ class Predictions:
     predicted: NDArray[int64]
 
 
-Observation = Membership | Reconstruction | Predictions
+Observation = Membership | Separation | Reconstruction | Predictions

@@ -16,6 +16,7 @@ from .attack import Attack
 from .measure import Reads
 from .observation import Goal
 from .policy import AttackChoice, Policy, Requirement
+from .recipe import load_recipe
 from .target import Access, Exposure
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ class Job:
         attack: The plugin, its parameters set.
         seed: What its randomness is drawn from.
         queries: Forward passes that it needs on the subject.
+        references: Reference models that it needs; 0 for none.
     """
 
     name: str
     attack: Attack
     seed: int
     queries: int
+    references: int = 0
 
     @property
     def parameters(self) -> str:
@@ -100,6 +103,7 @@ class Plan:
         assignments: One for each requirement, in the policy's order.
         jobs: Every distinct attack once.
         refutation_alpha: The error that the test of a claimed or proved ε against the attacks may spend.
+        no_references: Why no reference model can be trained; empty where one can.
         opened: Where the release keeps something back: the jobs of each requirement that would run if it did not, by
             the requirement's id. They say whether the training or the interface protects; no verdict rests on them.
     """
@@ -112,6 +116,13 @@ class Plan:
     jobs: tuple[Job, ...]
     refutation_alpha: float
     opened: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
+    no_references: str = ""
+
+    @property
+    def references(self) -> int:
+        """How many reference models the jobs share."""
+        everything = (*self.jobs, *(job for jobs in self.opened.values() for job in jobs))
+        return max((job.references for job in everything), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +213,11 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
     """
     exposure = Exposure.LOGITS if policy.access is Access.WEIGHTS else subject.release.exposes
     share = (1 - policy.confidence) / _statements(policy, subject)
+    no_references = references_obstacle(subject)
     jobs: dict[str, Job] = {}
     assignments = []
     for requirement in policy.requirements:
-        runnable, obstacles = _attacks(requirement, policy.access, exposure, subject)
+        runnable, obstacles = _attacks(requirement, policy.access, exposure, subject, no_references)
         for choice in runnable:
             job = _job(choice, subject, seed, sizes)
             jobs.setdefault(job.identity, job)
@@ -215,20 +227,42 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
         assignments.append(Assignment(requirement, identities, tuple(obstacles), missing, alpha))
     found = tuple(jobs.values())
     opened = (
-        _opened(policy, subject, seed, sizes) if exposure is not Exposure.LOGITS and subject.release.defended else {}
+        _opened(policy, subject, seed, sizes, no_references)
+        if exposure is not Exposure.LOGITS and subject.release.defended
+        else {}
     )
     members = sum(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in found)
     refutation = share / max(1, members)
-    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, refutation, opened)
+    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, refutation, opened, no_references)
 
 
-def _opened(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> dict[str, tuple[Job, ...]]:
+def references_obstacle(subject: Subject) -> str:
+    """Why no reference model can be trained, in words; empty where one can.
+
+    Raises:
+        InputError: The recipe cannot be read.
+    """
+    if subject.recipe is None:
+        return "the subject names no recipe (spec.training.recipe)"
+    if subject.members is None or subject.nonmembers is None:
+        return "the subject does not name both members and nonmembers to train them on"
+    recipe = load_recipe(subject.recipe, data=False)
+    if subject.model.architecture is not None and recipe.architecture != subject.model.architecture:
+        return "the recipe trains another network than the model's (spec.model.architecture)"
+    if recipe.task != subject.task:
+        return "the recipe's task is not the model's (spec.task)"
+    return ""
+
+
+def _opened(
+    policy: Policy, subject: Subject, seed: int, sizes: Sizes, no_references: str
+) -> dict[str, tuple[Job, ...]]:
     """What could be mounted on the same model behind an open interface, for each requirement that attacks decide."""
     exposure = subject.release.opened().exposes
     found = {}
     for requirement in policy.requirements:
         if requirement.measure.goals:
-            runnable, _ = _attacks(requirement, policy.access, exposure, subject)
+            runnable, _ = _attacks(requirement, policy.access, exposure, subject, no_references)
             found[requirement.id] = tuple(_job(choice, subject, seed, sizes) for choice in runnable)
     return found
 
@@ -241,12 +275,15 @@ def _statements(policy: Policy, subject: Subject) -> int:
 
 
 def _attacks(
-    requirement: Requirement, access: Access, exposure: Exposure, subject: Subject
+    requirement: Requirement, access: Access, exposure: Exposure, subject: Subject, no_references: str
 ) -> tuple[list[AttackChoice], list[Obstacle]]:
     """The attacks that can be mounted for a requirement, and those that cannot."""
     runnable, obstacles = [], []
     for choice in requirement.attacks or _suite(requirement):
-        reason = choice.attack.threat.obstacle(access, exposure, subject.auxiliary is not None)
+        threat = choice.attack.threat
+        reason = threat.obstacle(access, exposure, subject.auxiliary is not None, no_references)
+        if not reason and requirement.attacks is None:
+            reason = threat.left_to_others(exposure)
         if reason:
             obstacles.append(Obstacle(choice.name, reason, named=requirement.attacks is not None))
         else:
@@ -268,11 +305,13 @@ def _job(choice: AttackChoice, subject: Subject, seed: int, sizes: Sizes) -> Job
     parameters, goal = parameters_of(choice.attack), choice.attack.threat.goal
     targets = {
         Goal.MEMBERSHIP: sizes.members + sizes.nonmembers,
+        Goal.RISK: sizes.members + sizes.nonmembers,
         Goal.CLASS: subject.task.classes,
         Goal.RECORD: min(VICTIMS, sizes.members),
     }[goal]
     queries = choice.attack.queries(targets, sizes.auxiliary)
-    return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries)
+    references: int = choice.attack.references if choice.attack.threat.references else 0  # type: ignore[attr-defined]
+    return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries, references)
 
 
 def _missing(requirement: Requirement, subject: Subject, runnable: list[AttackChoice]) -> str:

@@ -25,6 +25,7 @@ KINDS = {
     "formats": "engine/formats",
     "accountants": "engine/accountants",
     "architectures": "engine/architectures",
+    "ensembles": "engine/ensembles",
 }
 
 

@@ -16,13 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .observation import Goal, Membership, Observation, Predictions, Reconstruction
+from .observation import Goal, Membership, Observation, Predictions, Reconstruction, Separation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _KINDS: dict[str, type[Observation]] = {
     "membership": Membership,
+    "separation": Separation,
     "reconstruction": Reconstruction,
     "predictions": Predictions,
 }

@@ -15,7 +15,7 @@ from .errors import AccessError
 
 if TYPE_CHECKING:
     import torch
-    from numpy import float32, float64, int64
+    from numpy import bool_, float32, float64, int64
     from numpy.typing import NDArray
 
 
@@ -43,21 +43,25 @@ class Records:
     Attributes:
         x: `(n, *shape)` float32, finite.
         y: `(n,)` int64, class of each.
+        persons: `(n,)` int64, whose record it is; `None` where every record is a person of its own.
     """
 
     x: NDArray[float32]
     y: NDArray[int64]
+    persons: NDArray[int64] | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(f"{len(self.x)} records but {len(self.y)} labels")
+        if self.persons is not None and len(self.persons) != len(self.y):
+            raise ValueError(f"{len(self.y)} records but {len(self.persons)} persons")
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, index: NDArray[int64]) -> Records:
         """The records at these positions."""
-        return Records(self.x[index], self.y[index])
+        return Records(self.x[index], self.y[index], None if self.persons is None else self.persons[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,19 @@ def softmax(logits: NDArray[float64]) -> NDArray[float64]:
     return np.asarray(scipy_softmax(np.asarray(logits, dtype=np.float64), axis=1))
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model that the adversary trained himself, as the subject was trained, on records that he chose.
+
+    Attributes:
+        target: The model, asked like the subject: the same access, the same release.
+        inside: `(n,)` bool, which of the candidates it was trained on. Says nothing of the subject.
+    """
+
+    target: Target
+    inside: NDArray[bool_]
+
+
 @dataclass(slots=True)
 class Target:
     """What one adversary may see and touch.
@@ -137,6 +154,8 @@ class Target:
         bounds: Smallest and largest value a record's entry may take.
         auxiliary: Records that the adversary owns, disjoint from those the model was trained on; `None` for none.
         queries: How many records have been sent through `query` so far.
+        references: Models of his own; only where the attack asked for them. Complementary ones stand side by side:
+            number 2i + 1 was trained on what number 2i was not.
     """
 
     release: Release
@@ -148,6 +167,7 @@ class Target:
     _logits: Callable[[NDArray[float32]], NDArray[float64]] = field(repr=False)
     _module: Callable[[], torch.nn.Module] = field(repr=False)
     queries: int = 0
+    references: tuple[Reference, ...] = ()
 
     @property
     def exposure(self) -> Exposure:

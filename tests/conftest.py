@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from midguard.engine.target import Records, Target
 
 RECIPE = """
 apiVersion: midguard.dev/v1
@@ -98,3 +106,45 @@ def midguard(
         return Ended(int(ended.value.code or 0), out, err)
 
     return run
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A model, its references and the truth, where membership attacks are let loose."""
+
+    target: Target
+    candidates: Records
+    members: NDArray[np.bool_]
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+    """scikit-learn digits with 20 % label noise, MLP(256), 16 references; shared, so that it is trained once."""
+    from sklearn.datasets import load_digits
+
+    from midguard.engine.architectures.mlp import Mlp
+    from midguard.engine.recipe import OptimizerChoice, Recipe
+    from midguard.engine.reference import complementary, train_references
+    from midguard.engine.store import Store
+    from midguard.engine.subject import Task, make_target
+    from midguard.engine.target import Access, Exposure, Records, Reference, Release
+    from midguard.engine.training import fit
+
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(1797) < 0.2, (digits.target + rng.integers(1, 10, 1797)) % 10, digits.target)
+    pool = Records((digits.images[:, None] / 16).astype(np.float32), y.astype(np.int64))
+    members = np.zeros(1797, dtype=bool)
+    members[rng.permutation(1797)[:898]] = True
+    task = Task("classification", 10, (1, 8, 8), (0.0, 1.0))
+    recipe = Recipe(Mlp((256,)), task, OptimizerChoice("adam", 3e-3), epochs=60, batch_size=64)
+    subject = fit(recipe, pool.take(np.flatnonzero(members)), 1).module
+    trained = train_references(
+        recipe, pool, complementary(1797, 16, 1), 1, Store(tmp_path_factory.mktemp("references")), lambda *_: None
+    )
+    release = Release(Exposure.LOGITS)
+    target = make_target(task, release, Access.RELEASE, None, lambda: subject)
+    references = tuple(
+        Reference(make_target(task, release, Access.RELEASE, None, m.module), m.inside) for m in trained.models
+    )
+    return Arena(dataclasses.replace(target, references=references), pool, members)
