@@ -151,6 +151,7 @@ class Outcome:
         seconds: Time it took on the subject, the controls left out.
         queries: Records it sent through the subject.
         unmeasurable: Whether it was not stopped by a fault but by what the subject does not give.
+        budgets: What the same attack achieves on the subject with fewer reference models, by their number.
     """
 
     job: Job
@@ -161,6 +162,34 @@ class Outcome:
     seconds: float
     queries: int
     unmeasurable: bool = False
+    budgets: Mapping[int, Observation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceStory:
+    """What the reference models of a check were, for the report.
+
+    Attributes:
+        count: How many the attacks shared.
+        method: How they were trained, in words.
+        reused: How many of them the store held already.
+        seconds: How long training the others took.
+        records: How many records each was trained on, about; the subject was trained on its members.
+        accuracy_inside: Mean accuracy of a reference model on its own training records.
+        accuracy_outside: Mean accuracy on the records that it was not trained on.
+        subject_inside: The subject's accuracy on its members.
+        subject_outside: The subject's accuracy on the nonmembers.
+    """
+
+    count: int
+    method: str
+    reused: int
+    seconds: float
+    records: int
+    accuracy_inside: float
+    accuracy_outside: float
+    subject_inside: float
+    subject_outside: float
 
 
 @dataclass(frozen=True, slots=True)
