@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,11 +76,8 @@ def fit(recipe: Recipe, records: Records, seed: int, progress: EpochProgress | N
         InputError: What the recipe asks for would break its own guarantee, or does not fit the records.
         MidguardError: The loss or a weight became NaN or infinite.
     """
-    import torch
-
-    _check_fit(recipe, records)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed % _SEEDS)
+    check_fit(recipe, records)
+    with seeded(seed):
         run = _Run.start(recipe, records)
         epochs = []
         for number in range(1, recipe.epochs + 1):
@@ -90,8 +88,22 @@ def fit(recipe: Recipe, records: Records, seed: int, progress: EpochProgress | N
     return Trained(run.module.eval().requires_grad_(False), events, tuple(epochs))
 
 
-def _check_fit(recipe: Recipe, records: Records) -> None:
-    """Refuse records that are not the task's."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator starts from this seed, and is afterwards as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % _SEEDS)
+        yield
+
+
+def check_fit(recipe: Recipe, records: Records) -> None:
+    """Refuse records that are not the task's.
+
+    Raises:
+        InputError: They are none, of another shape, with other classes, or not finite.
+    """
     task = recipe.task
     if len(records) == 0:
         raise InputError.of("there are no records to train on", "name members, or give them a larger share")
@@ -123,7 +135,7 @@ class _Run:
             module = recipe.architecture.build(recipe.task.shape, recipe.task.classes).train()
         except ValueError as error:
             raise InputError.of(str(error), "choose another architecture") from error
-        optimizer = _optimizer(recipe.optimizer, module)
+        optimizer = optimizer_over([p for p in module.parameters() if p.requires_grad], recipe.optimizer)
         example = _example(recipe)
         setting = Setting(module, optimizer, example, len(records), recipe.batch_size, recipe.epochs)
         mechanism = recipe.defense.protect(setting) if recipe.defense is not None else _Plain(setting)
@@ -157,21 +169,29 @@ class _Run:
         # A defense counts a record without a finite gradient as zero, so there the loss may be what it wants.
         broken = self.recipe.defense is None and not math.isfinite(loss)
         if broken or not all(bool(p.isfinite().all()) for p in self.module.parameters()):
-            raise MidguardError(
-                f"training diverged in epoch {number}: the {'loss' if broken else 'weights'} became NaN or infinite; "
-                f"lower optimizer.lr (now {self.recipe.optimizer.lr:g}) or add warmup epochs"
-            )
+            raise diverged("loss" if broken else "weights", number, self.recipe)
 
 
-def _optimizer(choice: OptimizerChoice, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over every trainable parameter."""
+def diverged(what: str, number: int, recipe: Recipe) -> MidguardError:
+    """What a training that ended in NaN says. Args: what became NaN, in which epoch."""
+    return MidguardError(
+        f"training diverged in epoch {number}: the {what} became NaN or infinite; "
+        f"lower optimizer.lr (now {recipe.optimizer.lr:g}) or add warmup epochs"
+    )
+
+
+def optimizer_over(
+    parameters: list[torch.nn.Parameter], choice: OptimizerChoice, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser over these parameters. Args: fused for one pass over memory, equal to rounding."""
     import torch
 
-    parameters = [p for p in module.parameters() if p.requires_grad]
     if choice.name == "sgd":
-        return torch.optim.SGD(parameters, choice.lr, choice.momentum, weight_decay=choice.weight_decay)
+        return torch.optim.SGD(
+            parameters, choice.lr, choice.momentum, weight_decay=choice.weight_decay, fused=fused or None
+        )
     kind = torch.optim.Adam if choice.name == "adam" else torch.optim.AdamW
-    return kind(parameters, choice.lr, weight_decay=choice.weight_decay)
+    return kind(parameters, choice.lr, weight_decay=choice.weight_decay, fused=fused or None)
 
 
 def _example(recipe: Recipe) -> torch.Tensor:
@@ -216,29 +236,31 @@ class _Plain:
         return (NonPrivate("trained without a mechanism"),)
 
 
-def _varied(x: torch.Tensor, how: Augmentation, bounds: tuple[float, float]) -> torch.Tensor:
-    """Each record varied on its own. Args: x `(n, *shape)`."""
+def _varied(
+    x: torch.Tensor, how: Augmentation, bounds: tuple[float, float], generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Each record varied on its own. Args: x `(n, *shape)`; generator instead of torch's global one."""
     import torch
 
     if len(x) == 0:
         return x
     if how.shift:
-        x = _shifted(x, how.shift, bounds[0])
+        x = _shifted(x, how.shift, bounds[0], generator)
     if how.flip:
-        mirrored = torch.rand(len(x)) < 0.5
+        mirrored = torch.rand(len(x), generator=generator) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     if how.noise:
-        x = (x + how.noise * torch.randn(x.shape)).clamp(*bounds)
+        x = (x + how.noise * torch.randn(x.shape, generator=generator)).clamp(*bounds)
     return x
 
 
-def _shifted(x: torch.Tensor, most: int, fill: float) -> torch.Tensor:
+def _shifted(x: torch.Tensor, most: int, fill: float, generator: torch.Generator | None) -> torch.Tensor:
     """Each image moved by up to `most` pixels in each direction. Args: x `(n, channels, height, width)`."""
     import torch
 
     n, channels, height, width = x.shape
     padded = torch.nn.functional.pad(x, (most, most, most, most), value=fill)
-    down, right = torch.randint(0, 2 * most + 1, (2, n, 1))
+    down, right = torch.randint(0, 2 * most + 1, (2, n, 1), generator=generator)
     rows, columns = torch.arange(height) + down, torch.arange(width) + right
     images, planes = torch.arange(n)[:, None, None, None], torch.arange(channels)[None, :, None, None]
     return padded[images, planes, rows[:, None, :, None], columns[:, None, None, :]]
