@@ -154,15 +154,35 @@ def test_auc_is_that_of_scikit_learn_and_covers() -> None:
     found = st.auc(np.round(scores, 1), members, 0.05)
     assert found.value == pytest.approx(roc_auc_score(members, np.round(scores, 1)))
     assert found.low <= stats.norm.cdf(0.8 / math.sqrt(2)) <= found.high
-    assert found.high - found.value == pytest.approx(math.sqrt(math.log(40) / 1000))
+    # half as wide as Hoeffding's, which knows nothing of the scores
+    assert found.high - found.value < 0.6 * math.sqrt(math.log(40) / 1000)
+
+
+def test_auc_of_independent_normal_scores_has_the_width_of_its_known_variance() -> None:
+    """Of scores that do not differ, the variance is that of Mann & Whitney's statistic: (m + n + 1) / (12 m n)."""
+    scores, members = scores_of(1000, 0.0, 2)
+    found, deviation = st.auc(scores, members, 0.05), math.sqrt(2001 / 12) / 1000
+    assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1.0, abs=0.05)
+
+
+def test_auc_of_perfect_separation_is_doubted_as_few_records_deserve() -> None:
+    """Were members below everybody with chance q, 50 of them would show none with (1 - q)^50: q = 1 - .025^(1/50)."""
+    members = np.arange(100) < 50
+    found = st.auc(members.astype(float), members, 0.05)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low <= 0.025 ** (1 / 50)
+    assert found.low > 0.9
+    reverse = st.auc(-members.astype(float), members, 0.05)
+    assert reverse.high == pytest.approx(1 - found.low)
 
 
 def test_auc_of_constant_scores_is_a_half_with_width() -> None:
+    """Of one score in 20 that differs, 50 members may show none: an area that moves by 1/40 must not be excluded."""
     members = np.arange(100) < 50
     found = st.auc(np.zeros(100), members, 0.05)
     assert found.value == 0.5
-    assert found.low < 0.4
-    assert found.high > 0.6
+    assert found.low < 0.5 - 1 / 40
+    assert found.high > 0.5 + 1 / 40
 
 
 def test_epsilon_lower_bound_holds_for_randomised_response() -> None:
@@ -241,3 +261,250 @@ def test_roc_is_thinned_without_losing_its_ends() -> None:
     assert len(points) <= 102
     assert points[0, 0] == 0.0
     assert points[-1, 0] == 1.0
+
+
+# --- several statements at once --------------------------------------------------------------------------------------
+
+
+def test_holm_and_bonferroni_are_those_of_the_worked_example() -> None:
+    """Four p-values by hand: the smallest times 4, the next times 3 (never below the one before), and so on."""
+    assert st.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert st.bonferroni([0.01, 0.04, 0.3, 0.005]) == pytest.approx([0.04, 0.16, 1.0, 0.02])
+    assert len(st.holm([])) == 0
+
+
+def test_holm_is_never_larger_than_bonferroni_nor_smaller_than_the_p_value() -> None:
+    p = np.random.default_rng(4).random(50) ** 3
+    assert (st.holm(p) <= st.bonferroni(p) + 1e-15).all()
+    assert (st.holm(p) >= p).all()
+    assert (np.argsort(st.holm(p)[np.argsort(p)], kind="stable") == np.arange(50)).all()
+
+
+def test_a_p_value_that_is_no_number_shows_nothing() -> None:
+    assert st.holm([math.nan, 0.01]) == pytest.approx([1.0, 0.02])
+    assert st.bonferroni([math.nan, 0.01]) == pytest.approx([1.0, 0.02])
+
+
+def test_dkw_is_massarts_constant_and_a_little_wider_than_the_exact_kolmogorov_quantile() -> None:
+    assert st.dkw(100, 0.05) == pytest.approx(math.sqrt(math.log(40) / 200))
+    exact = float(stats.kstwo.isf(0.05, 100))
+    assert exact <= st.dkw(100, 0.05) <= 1.05 * exact
+
+
+def test_the_simultaneous_band_holds_the_whole_roc() -> None:
+    """200 ROCs of two unit Gaussians: fewer than 5 % (1e-4 to fail by luck) leave their band anywhere."""
+    left = 0
+    for seed in range(200):
+        scores, members = scores_of(150, 1.0, seed)
+        band = st.dkw_band(scores, members, 0.05, points=400)
+        truth = stats.norm.sf(stats.norm.isf(band[:, 0]) - 1.0)
+        left += bool(((truth < band[:, 2] - 1e-9) | (truth > band[:, 3] + 1e-9)).any())
+    assert left <= stats.binom.ppf(1 - 1e-4, 200, 0.05)
+    pointwise = st.roc(scores, members, 0.05, points=400)
+    assert (band[1:-1, 3] - band[1:-1, 2]).mean() > (pointwise[1:-1, 3] - pointwise[1:-1, 2]).mean()
+
+
+# --- records of one person -------------------------------------------------------------------------------------------
+
+
+def of_persons(persons: int, each: int, shift: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every record of a person has nearly the same score: `each` records tell what one does."""
+    rng, whose = np.random.default_rng(seed), np.repeat(np.arange(2 * persons), each)
+    members = whose < persons
+    return rng.normal(size=2 * persons)[whose] + 1e-6 * rng.normal(size=len(whose)) + shift * members, members, whose
+
+
+def width(found: Interval) -> float:
+    return found.high - found.low
+
+
+@pytest.mark.parametrize("what", ["advantage", "auc", "tpr", "exposed", "epsilon"])
+def test_ten_copies_of_a_record_tell_what_one_of_them_does(what: str) -> None:
+    """Copies must not narrow an interval, nor make it twice as wide; taken for independent they would narrow it."""
+
+    def interval(scores: np.ndarray, members: np.ndarray, persons: np.ndarray | None) -> Interval:
+        nothing = members * 0
+        if what == "advantage":
+            return st.advantage(scores, members, nothing, 0.05, persons).interval
+        if what == "tpr":
+            return st.tpr_at_fpr(scores, members, 0.1, 0.05, persons).tpr
+        if what == "exposed":
+            return st.exposed(scores, members, nothing, 9.0, 0.05, persons).interval
+        if what == "epsilon":
+            return st.epsilon(scores, members, 0.0, 0.05, 0.05, persons)
+        return st.auc(scores, members, 0.05, persons)
+
+    scores, members, persons = of_persons(300, 10, 2.5, 1)
+    once, copied = interval(scores[::10], members[::10], None), interval(scores, members, persons)
+    # the halves are other ones, and with them the threshold that was chosen
+    assert 0.7 * width(once) <= width(copied) <= 2 * width(once)
+    assert copied.high >= once.high - 0.05 * width(once)
+    assert width(interval(scores, members, None)) < 0.7 * width(once)
+
+
+def test_persons_with_one_record_each_change_nothing() -> None:
+    scores, members = scores_of(200, 1.0, 3)
+    persons = np.random.default_rng(0).permutation(400) * 7 - 100
+    assert st.advantage(scores, members, members * 0, 0.05, persons) == st.advantage(scores, members, members * 0, 0.05)
+    assert st.tpr_at_fpr(scores, members, 0.1, 0.05, persons) == st.tpr_at_fpr(scores, members, 0.1, 0.05)
+    assert st.auc(scores, members, 0.05, persons) == st.auc(scores, members, 0.05)
+    assert st.epsilon(scores, members, 0.0, 0.01, 0.05, persons) == st.epsilon(scores, members, 0.0, 0.01, 0.05)
+
+
+def test_the_design_effect_is_that_of_resampling_persons() -> None:
+    """A second implementation: 4,000 resamples of whole persons of unequal size, and the variance of the share."""
+    from midguard.engine.statistics.persons import design_effect
+
+    rng = np.random.default_rng(8)
+    persons = np.repeat(np.arange(200), rng.integers(1, 12, 200))
+    chance = rng.beta(0.4, 0.6, 200)
+    called = (rng.random(len(persons)) < chance[persons]).astype(float)
+    hits, sizes = np.bincount(persons, called), np.bincount(persons)
+    picks = rng.integers(0, 200, (4000, 200))
+    shares = hits[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    share, n = called.mean(), len(called)
+    assert design_effect(called, persons) == pytest.approx(shares.var() / (share * (1 - share) / n), rel=0.1)
+
+
+def test_a_persons_records_stay_in_one_half() -> None:
+    _, members, persons = of_persons(40, 5, 0.0, 2)
+    half = st.halves(members, members * 0, persons)
+    assert all(len(set(half[persons == person])) == 1 for person in range(80))
+    assert half[members].sum() == half[~members].sum() == 100
+
+
+def test_no_false_positive_among_few_persons_says_little() -> None:
+    """1,000 records of 20 persons, none called: 20 persons, not 1,000 records, bound the share."""
+    from midguard.engine.statistics.persons import tail
+
+    side = tail(np.zeros(1000), np.repeat(np.arange(20), 50))
+    worth = 1000 / side.effects[0]
+    assert 5 < worth <= 21
+    assert tail(np.zeros(1000), None).effects[0] == 1
+
+
+# --- ε, down to a rate -----------------------------------------------------------------------------------------------
+
+
+def test_epsilon_of_randomised_response_lies_in_its_interval() -> None:
+    """ε = 2 exactly, from either rule: error rates of 1/(1+e²) = .119 are above the floor."""
+    rng, members = np.random.default_rng(0), np.arange(8000) < 4000
+    truth = rng.random(8000) < math.exp(2) / (1 + math.exp(2))
+    found = st.epsilon(np.where(truth, members, ~members).astype(float), members, 0.0, 0.01, 0.01)
+    assert found.low <= 2.0 <= found.high
+    assert width(found) < 0.6
+
+
+def test_epsilon_never_exceeds_what_the_smallest_rate_allows_and_a_full_leak_reaches_it() -> None:
+    members = np.arange(4000) < 2000
+    found = st.epsilon(members.astype(float), members, 0.0, 0.01, 0.05)
+    assert found.high == pytest.approx(math.log(100))
+    assert found.low > math.log(100) - 0.05
+
+
+def test_epsilon_of_leaking_only_who_is_no_member_is_seen_by_the_complement() -> None:
+    """Half of the others are known for certain; nobody is known to be a member: log(.5/.01) at most."""
+    members = np.arange(8000) < 4000
+    scores = np.where(members, 1.0, np.arange(8000) % 2).astype(float)
+    found = st.epsilon(scores, members, 0.0, 0.01, 0.05)
+    assert found.low > math.log(0.45 / 0.01) - 0.1
+    assert found.high <= math.log(0.55 / 0.01)
+
+
+def test_a_larger_delta_forgives_more() -> None:
+    scores, members = scores_of(1000, 1.0, 5)
+    bounds = [st.epsilon_lower_bound(scores, members, delta, 0.05) for delta in (0.0, 0.1, 0.9)]
+    assert bounds[0] > bounds[1] > bounds[2] == 0.0
+
+
+# --- members that can be named ---------------------------------------------------------------------------------------
+
+
+def test_members_that_stand_out_are_exposed_and_others_are_not() -> None:
+    """100 of 1,000 members stand out: of all named then, .1 / (.1 + FPR) are members; the rest look like the others."""
+    rng, members = np.random.default_rng(1), np.arange(2000) < 1000
+    scores = rng.normal(size=2000) + 8.0 * (np.arange(2000) < 100)
+    found = st.exposed(scores, members, members * 0, 9.0, 0.05).interval
+    assert 0.03 < found.low <= 0.1 <= found.high < 0.2
+    null = st.exposed(rng.normal(size=2000), members, members * 0, 9.0, 0.05).interval
+    assert null.low == 0.0
+    assert null.high < 0.05
+
+
+def test_nobody_is_exposed_where_the_precision_is_not_reached() -> None:
+    """TPR .4 at FPR .1 is right in 80 %: enough for odds of 3, not for 9."""
+    members = np.arange(20_000) < 10_000
+    scores = np.where(members, np.arange(20_000) % 10 < 4, np.arange(20_000) % 10 < 1).astype(float)
+    assert st.exposed(scores, members, members * 0, 9.0, 0.05).interval.high < 0.01
+    found = st.exposed(scores, members, members * 0, 3.0, 0.05).interval
+    # a coin between calling these and calling everybody: l (.4 - .3) = (1 - l) (3 - 1), so l = 20/21
+    most = 0.4 * 20 / 21 + 1 / 21
+    assert found.low == pytest.approx(0.4, abs=0.02)
+    assert most < found.high < most + 0.03
+
+
+# --- the risk of single records --------------------------------------------------------------------------------------
+
+
+def models_of(k: int, n: int, apart: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Signals of k models in complementary pairs, unit noise; a record is `apart` higher where it was trained on."""
+    rng = np.random.default_rng(seed)
+    half = rng.random((k // 2, n)) < 0.5
+    inside = np.stack([half, ~half], axis=1).reshape(k, n)
+    return rng.normal(size=(k, n)) + inside * apart + rng.normal(size=n) * 3 + rng.normal(size=(k, 1)), inside
+
+
+def test_the_risk_of_nothing_is_nothing_where_the_naive_quantile_is_large() -> None:
+    signals, inside = models_of(32, 1000, np.zeros(1000), 0)
+    apart = st.separations(signals, inside, np.zeros(1000, dtype=np.int64))
+    naive = np.quantile(2 * stats.norm.cdf(np.abs(apart.found) / 2) - 1, 0.99)
+    found = st.record_risk(apart.found, apart.noise, 0.99, 0.05)
+    assert naive > 0.3
+    assert found.low == 0.0
+    assert found.value < 0.15
+
+
+def test_the_noise_has_the_spread_that_chance_gives() -> None:
+    """Records with and without the record in k/2 models each: the variance of the difference is about 4/k."""
+    for spread in (0.0, 3.0):
+        signals, inside = models_of(32, 4000, np.random.default_rng(1).normal(size=4000) * spread, 2)
+        apart = st.separations(signals, inside, np.zeros(4000, dtype=np.int64))
+        counted = (1 / inside.sum(axis=0) + 1 / (~inside).sum(axis=0)).mean()
+        assert apart.noise.var() == pytest.approx(counted, rel=0.05)
+
+
+def test_the_risk_of_a_known_tail_is_found() -> None:
+    """One record in 20 lies 2 apart: the 99th percentile is 2Φ(1) - 1 = .683, the 90th is nothing."""
+    truth = float(2 * stats.norm.cdf(1.0) - 1)
+    signals, inside = models_of(64, 4000, 2.0 * (np.arange(4000) % 20 == 0), 3)
+    apart = st.separations(signals, inside, np.zeros(4000, dtype=np.int64))
+    found = st.record_risk(apart.found, apart.noise, 0.99, 0.05)
+    assert found.low <= truth <= found.high
+    assert found.low > 0.5
+    assert found.value == pytest.approx(truth, abs=0.06)
+    assert st.record_risk(apart.found, apart.noise, 0.9, 0.05).low == 0.0
+
+
+def test_models_that_answer_alike_leave_no_risk_and_certain_ones_leave_all() -> None:
+    inside = np.arange(32)[:, None] % 2 == np.zeros(500, dtype=int)[None, :]
+    nothing = st.separations(np.ones((32, 500)), inside, np.zeros(500, dtype=np.int64))
+    assert st.record_risk(nothing.found, nothing.noise, 0.9, 0.05) == Interval(0.0, 0.0, 0.0)
+    each = np.random.default_rng(0).permuted(inside, axis=0)
+    certain = st.separations(each * 5.0, each, np.zeros(500, dtype=np.int64))
+    assert st.record_risk(certain.found, certain.noise, 0.9, 0.05).low > 0.99
+
+
+def test_a_class_of_few_records_does_not_hide_its_risk() -> None:
+    """Taking out a class's mean would take out all that a record that is its class's only one shows."""
+    signals, inside = models_of(32, 400, 5.0 * (np.arange(400) < 20), 4)
+    alone = np.where(np.arange(400) < 20, np.arange(400), 400)
+    together = st.separations(signals, inside, np.zeros(400, dtype=np.int64)).found
+    np.testing.assert_allclose(st.separations(signals, inside, alone).found[:20], together[:20], rtol=0.05)
+
+
+def test_a_model_that_answers_higher_everywhere_says_nothing_of_a_record() -> None:
+    signals, inside = models_of(32, 1000, np.zeros(1000), 5)
+    groups = np.arange(1000) % 5
+    shared = signals + 4.0 * np.random.default_rng(6).normal(size=(32, 5))[:, groups]
+    noisy, clean = (st.separations(each, inside, groups) for each in (shared, signals))
+    np.testing.assert_allclose(noisy.found, clean.found, atol=1e-9)

@@ -14,14 +14,14 @@ from ._protocol import Extent, RawRecords
 _SAVE = "write it with numpy.savez('members.npz', x=x, y=y)"
 
 
-def from_arrays(x: NDArray[Any], y: NDArray[Any]) -> RawRecords:
+def from_arrays(x: NDArray[Any], y: NDArray[Any], persons: NDArray[Any] | None = None) -> RawRecords:
     """Arrays as records. Bytes in three dimensions are an image's pixels, 0 to 255; every other number is itself."""
     pixels = x.dtype == np.uint8 and x.ndim == 4
-    return RawRecords(x, y, extent=Extent(0.0, 255.0) if pixels else None)
+    return RawRecords(x, y, extent=Extent(0.0, 255.0) if pixels else None, persons=persons)
 
 
 def load_archive(path: Path) -> RawRecords:
-    """The arrays `x` and `y` of a .npz file.
+    """The arrays `x` and `y` of a .npz file, and `person` where it has one.
 
     Raises:
         InputError: It is no such file.
@@ -31,7 +31,8 @@ def load_archive(path: Path) -> RawRecords:
             missing = [name for name in ("x", "y") if name not in archive.files]
             if missing:
                 raise InputError.of(f"{path}: expected arrays x and y, found {sorted(archive.files)}", _SAVE)
-            return RawRecords(archive["x"], archive["y"])
+            persons = archive["person"] if "person" in archive.files else None
+            return RawRecords(archive["x"], archive["y"], persons=persons)
     except InputError:
         raise
     except Exception as error:  # a damaged archive may raise anything; whatever it is, the file is refused

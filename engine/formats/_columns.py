@@ -8,6 +8,7 @@ _NAMES: Mapping[str, object] = {"type": "array", "items": {"type": "string"}, "m
 
 PARAMETERS: Mapping[str, Mapping[str, object]] = {
     "label": {"type": "string"},
+    "person": {"type": "string"},
     "columns": _NAMES,
     "categories": {"type": "object", "additionalProperties": _NAMES},
 }

@@ -59,12 +59,14 @@ class RawRecords:
         y: `(n,)` of any dtype.
         extent: What is scaled to the task's range; `None` where the values are already in it.
         classes: Names of the classes in the order of their numbers, where the file tells them.
+        persons: `(n,)` numbers or names, whose record it is; `None` where the file does not tell.
     """
 
     x: NDArray[Any]
     y: NDArray[Any]
     extent: Extent | None = None
     classes: tuple[str, ...] | None = None
+    persons: NDArray[Any] | None = None
 
 
 @runtime_checkable

@@ -29,7 +29,8 @@ def chosen(raw: RawRecords, rows: range | None) -> RawRecords:
     if rows[-1] >= min(len(raw.x), len(raw.y)):
         raise InputError.of(f"it has {len(raw.x)} records, rows go up to {rows[-1] + 1}", "correct 'rows'")
     part = slice(rows.start, rows.stop, rows.step)
-    return replace(raw, x=raw.x[part], y=raw.y[part])
+    persons = None if raw.persons is None else raw.persons[part]
+    return replace(raw, x=raw.x[part], y=raw.y[part], persons=persons)
 
 
 def prepared(raw: RawRecords, shape: tuple[int, ...], classes: int, bounds: tuple[float, float]) -> Records:
@@ -37,18 +38,20 @@ def prepared(raw: RawRecords, shape: tuple[int, ...], classes: int, bounds: tupl
 
     Raises:
         InputError: Empty, x and y of different lengths, another shape, objects, NaN, infinities, values outside the
-            range, labels that are no class numbers.
+            range, labels that are no class numbers, persons that are neither numbers nor names.
     """
     _check_form(raw, shape)
     _check_labels(raw.y, classes)
     _check_names(raw.classes, classes)
     x = _scaled(raw.x, raw.extent, bounds)
     _check_values(x, bounds)
-    return Records(x, raw.y.astype(np.int64))
+    return Records(x, raw.y.astype(np.int64), None if raw.persons is None else _persons(raw.persons, len(x)))
 
 
 def content_digest(records: Records) -> str:
     """SHA-256 of the records' content: shape, x as little-endian float32, y as little-endian int64.
+
+    Where persons are told, `persons` and they as little-endian int64 follow.
 
     The header is `midguard-records-v1 (n, *shape)` and a line end, in ASCII; negative zero counts as zero.
     """
@@ -56,7 +59,25 @@ def content_digest(records: Records) -> str:
     for chunk in _normalised(records.x):
         digest.update(chunk.data)
     digest.update(np.ascontiguousarray(records.y, dtype="<i8").data)
+    if records.persons is not None:
+        digest.update(b"persons")
+        digest.update(np.ascontiguousarray(records.persons, dtype="<i8").data)
     return digest.hexdigest()
+
+
+def _persons(persons: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Persons as numbers; a name becomes one that is the same in every file (8 bytes of its SHA-256)."""
+    if persons.shape != (n,):
+        hint = "one number or name a record, the same for all records of one person"
+        raise InputError.of(f"person has shape {list(persons.shape)}, expected [{n}]", hint)
+    if persons.dtype.kind in "US":
+        names, where = np.unique(persons.astype(np.str_), return_inverse=True)
+        hashed = [hashlib.sha256(str(name).encode()).digest()[:8] for name in names]
+        return np.array([int.from_bytes(part, "little", signed=True) for part in hashed], dtype=np.int64)[where]
+    if persons.dtype.kind not in "iu" or (n and int(persons.max()) > np.iinfo(np.int64).max):
+        hint = "persons.astype('int64'), or their names"
+        raise InputError.of(f"person holds {persons.dtype}, expected whole numbers or names", hint)
+    return persons.astype(np.int64)
 
 
 def record_digests(x: NDArray[np.float32]) -> list[bytes]:

@@ -57,35 +57,42 @@ def from_table(
     categories: Mapping[str, tuple[str, ...]],
     path: Path,
     shape: tuple[int, ...],
+    person: str | None = None,
 ) -> RawRecords:
     """A table's columns as records, categorical ones spread over one place a category.
 
     Raises:
         InputError: Columns or values that are not there, or not as many of them as a record has entries.
     """
-    chosen = columns if columns is not None else tuple(name for name in table.column_names if name != label)
-    _check_columns(table, (label, *chosen, *categories), chosen, label, path)
+    apart = (label,) if person is None else (label, person)
+    chosen = columns if columns is not None else tuple(name for name in table.column_names if name not in apart)
+    _check_columns(table, (*apart, *chosen, *categories), chosen, apart, path)
     parts = [_entries(table, name, categories.get(name), path) for name in chosen]
     x = np.concatenate(parts, axis=1) if parts else np.zeros((table.num_rows, 0))
     if x.shape[1] != prod(shape):
         wide = f"{x.shape[1]} values a record from {len(chosen)} columns"
         hint = "list 'columns', their 'categories', or correct spec.task.input"
         raise InputError.of(f"{path}: {wide}, the task expects {list(shape)} = {prod(shape)}", hint)
-    return RawRecords(
-        x.reshape(-1, *shape), _classes(table, label, categories.get(label), path), classes=categories.get(label)
-    )
+    y = _classes(table, label, categories.get(label), path)
+    persons = None if person is None else _persons(table, person, path)
+    return RawRecords(x.reshape(-1, *shape), y, classes=categories.get(label), persons=persons)
 
 
-def _check_columns(table: pa.Table, names: tuple[str, ...], chosen: tuple[str, ...], label: str, path: Path) -> None:
-    """Refuse names that the table does not have or has twice, and a label among the columns."""
+def _check_columns(
+    table: pa.Table, names: tuple[str, ...], chosen: tuple[str, ...], apart: tuple[str, ...], path: Path
+) -> None:
+    """Refuse names that the table does not have or has twice, and a label or person among the columns."""
     known = list(table.column_names)
     for name in names:
         if known.count(name) != 1:
             found = "there is no column" if name not in known else "there are several columns"
             hint = suggest(name, known) or f"known are {', '.join(known[:20])}"
             raise InputError.of(f"{path}: {found} {name!r}", hint)
-    if label in chosen:
-        raise InputError.of(f"{path}: the label {label!r} is among the columns that the model reads", "take it out")
+    for what, name in zip(("label", "person"), apart, strict=False):
+        if name in chosen:
+            raise InputError.of(f"{path}: the {what} {name!r} is among the columns that the model reads", "take it out")
+    if len(set(apart)) < len(apart):
+        raise InputError.of(f"{path}: {apart[0]!r} is both the label and the person", "name two columns")
 
 
 def _entries(table: pa.Table, name: str, values: tuple[str, ...] | None, path: Path) -> NDArray[np.float64]:
@@ -101,6 +108,19 @@ def _classes(table: pa.Table, label: str, values: tuple[str, ...] | None, path: 
     """The label column as class numbers."""
     _check_complete(table, label, path)
     return _numbers(table, label, path) if values is None else _positions(table, label, values, path)
+
+
+def _persons(table: pa.Table, name: str, path: Path) -> NDArray[Any]:
+    """Whose record each one is, by number or by name."""
+    _check_complete(table, name, path)
+    column = table.column(name)
+    kind = column.type
+    if pa.types.is_integer(kind):
+        array: NDArray[Any] = column.to_numpy()
+        return array
+    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array([str(value) for value in column.to_pylist()])
+    raise InputError.of(f"{path}: column {name!r} holds {kind}, expected numbers or names of persons", "write them so")
 
 
 def _check_complete(table: pa.Table, name: str, path: Path) -> None:

@@ -17,13 +17,16 @@ class Csv:
 
     Attributes:
         label: The column with the class.
-        columns: The columns that the model reads, in that order; left out: all but the label, in the file's order.
+        columns: The columns that the model reads, in that order; left out: all but the label and the person, in the
+            file's order.
         categories: The values of each categorical column, in the order of their one-hot places.
+        person: The column that tells whose record it is, where somebody may have several; never read by the model.
     """
 
     label: str
     columns: tuple[str, ...] | None = None
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    person: str | None = None
 
     holds: ClassVar[str] = "data"
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
@@ -38,4 +41,4 @@ class Csv:
         """
         from ._table import from_table, read_csv
 
-        return from_table(read_csv(path), self.label, self.columns, self.categories, path, shape)
+        return from_table(read_csv(path), self.label, self.columns, self.categories, path, shape, self.person)

@@ -12,7 +12,7 @@ from ._protocol import RawRecords
 
 @dataclass(frozen=True, slots=True)
 class Npz:
-    """NumPy archive (.npz) with the records in `x` and their classes in `y`."""
+    """NumPy archive (.npz) with the records in `x`, their classes in `y` and, if told, whose they are in `person`."""
 
     holds: ClassVar[str] = "data"
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)
@@ -28,4 +28,4 @@ class Npz:
         from ._arrays import from_arrays, load_archive
 
         arrays = load_archive(path)
-        return from_arrays(arrays.x, arrays.y)
+        return from_arrays(arrays.x, arrays.y, arrays.persons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...measurement import Basis, Measurement, undetermined
+from ...measurement import Basis, Measurement, Quantity, undetermined
 from ...observation import Membership
 
 if TYPE_CHECKING:
@@ -24,14 +24,23 @@ def membership(observation: Observation | Account) -> Membership:
 
 
 def unusable(observation: Membership, alpha: float) -> Measurement | None:
-    """A measurement that says nothing, where the scores say nothing: a NaN, or fewer than two records on a side.
+    """A measurement that says nothing, where the scores say nothing: a NaN, or fewer than two persons on a side.
 
     A NaN is not dropped: the records on which a model breaks down need not be like the others.
     """
     import numpy as np
 
-    inside = int(observation.members.sum())
-    outside = len(observation.members) - inside
-    if min(inside, outside) >= 2 and not np.isnan(observation.scores).any():
+    members, persons = observation.members, observation.persons
+    whose = np.arange(len(members)) if persons is None else persons
+    fewest = min(len(np.unique(whose[side])) for side in (members, ~members))
+    if fewest >= 2 and not np.isnan(observation.scores).any():
         return None
-    return undetermined(1 - alpha, len(observation.members), Basis.ATTACKED)
+    return undetermined(1 - alpha, len(members), Basis.ATTACKED)
+
+
+def persons_of(observation: Membership) -> tuple[Quantity, ...]:
+    """How many persons there are, where somebody has several records."""
+    from ...statistics import several
+
+    numbered = several(observation.persons)
+    return () if numbered is None else (Quantity("persons", int(numbered.max()) + 1),)

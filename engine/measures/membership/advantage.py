@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...measure import Reads
 from ...measurement import Basis, Measurement, Quantity
 from ...observation import Goal
-from ._scores import membership, unusable
+from ._scores import membership, persons_of, unusable
 
 if TYPE_CHECKING:
     from ...ledger import Account
@@ -37,9 +37,14 @@ class Advantage:
         nothing = unusable(seen, alpha)
         if nothing:
             return nothing
-        best = advantage(seen.scores, seen.members, seen.groups, alpha)
+        best = advantage(seen.scores, seen.members, seen.groups, alpha, seen.persons)
         found, rates = best.interval, best.rates
-        details = (Quantity("TPR", rates.true_positives.share), Quantity("FPR", rates.false_positives.share))
+        details = (
+            Quantity("TPR", rates.true_positives.share),
+            Quantity("FPR", rates.false_positives.share),
+            Quantity("smallest advantage these records could show", best.smallest),
+            *persons_of(seen),
+        )
         n = rates.true_positives.n + rates.false_positives.n
         return Measurement(found.value, found.low, found.high, 1 - alpha, n, Basis.ATTACKED, details)
 

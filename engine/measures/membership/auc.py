@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...measure import Reads
 from ...measurement import Basis, Measurement
 from ...observation import Goal
-from ._scores import membership, unusable
+from ._scores import membership, persons_of, unusable
 
 if TYPE_CHECKING:
     from ...ledger import Account
@@ -23,18 +23,19 @@ class Auc:
     goals: ClassVar[frozenset[Goal]] = frozenset({Goal.MEMBERSHIP})
     higher_is_safer: ClassVar[bool] = False
     suffix: ClassVar[str] = ""
-    source: ClassVar[str] = "Hanley & McNeil 1982; interval by Hoeffding 1963"
+    source: ClassVar[str] = "Hanley & McNeil 1982; interval after DeLong et al. 1988 and Korn & Graubard 1998"
 
     def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
-        """The area with a distribution-free interval."""
+        """The area with an interval that holds whatever the scores' distribution."""
         from ...statistics import auc
 
         seen = membership(observation)
         nothing = unusable(seen, alpha)
         if nothing:
             return nothing
-        found = auc(seen.scores, seen.members, alpha)
-        return Measurement(found.value, found.low, found.high, 1 - alpha, len(seen.scores), Basis.ATTACKED)
+        found = auc(seen.scores, seen.members, alpha, seen.persons)
+        n, details = len(seen.scores), persons_of(seen)
+        return Measurement(found.value, found.low, found.high, 1 - alpha, n, Basis.ATTACKED, details)
 
     def no_leak(self) -> float:
         """1/2: members and others look alike."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...measure import Reads
 from ...measurement import Basis, Measurement, Quantity
 from ...observation import Goal
-from ._scores import membership, unusable
+from ._scores import membership, persons_of, unusable
 
 if TYPE_CHECKING:
     from ...ledger import Account
@@ -37,13 +37,13 @@ class Tpr:
 
     def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
         """TPR at this FPR, with the realised FPR and the counts behind it."""
-        from ...statistics import tpr_at_fpr
+        from ...statistics import nonmembers_needed, tpr_at_fpr
 
         seen = membership(observation)
         nothing = unusable(seen, alpha)
         if nothing:
             return nothing
-        found = tpr_at_fpr(seen.scores, seen.members, self.fpr, alpha)
+        found = tpr_at_fpr(seen.scores, seen.members, self.fpr, alpha, seen.persons)
         details = (
             Quantity("realised FPR", found.realised.share),
             Quantity("false positives", found.realised.k),
@@ -51,6 +51,9 @@ class Tpr:
             Quantity("members found", found.hits.k),
             Quantity("members", found.hits.n),
             Quantity("smallest FPR these records can decide", found.smallest_fpr),
+            Quantity("nonmembers needed at this FPR", nonmembers_needed(self.fpr)),
+            Quantity("smallest TPR these records could show", found.smallest),
+            *persons_of(seen),
         )
         n = found.realised.n + found.hits.n
         return Measurement(found.tpr.value, found.tpr.low, found.tpr.high, 1 - alpha, n, Basis.ATTACKED, details)
