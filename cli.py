@@ -72,6 +72,12 @@ StoreFolder = Annotated[Path, typer.Option("--store", help="Where raw outcomes a
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the subject's own code to build its model.")]
 KeyFile = Annotated[Path | None, typer.Option("--key", help="Private key to sign with, from 'midguard keys new'.")]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Where evidence, attestation and reports go.")]
+RecordsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--records", help="Write each record's own risk to this CSV file (personal data).", show_default=False
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
 
 
@@ -86,6 +92,7 @@ def check(
     fresh: Fresh = False,
     store: StoreFolder = Path(".midguard"),
     trust_code: TrustCode = False,
+    records: RecordsFile = None,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Attack a model, hold it against a policy, and leave a report. Exit 0: every requirement was shown to hold."""
@@ -93,6 +100,10 @@ def check(
 
     signer = _signer(key)
     _refuse_unwritable(out)
+    if records is not None:
+        from .engine.records_file import refuse_unwritable
+
+        refuse_unwritable(records)
     with _progress() as report:
         checked = run_check(
             policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report
@@ -101,6 +112,8 @@ def check(
         _print_result(checked, output, signer is not None and out is not None)
     if out is not None:
         _write(checked, out, signer)
+    if records is not None:
+        _write_records(checked, records)
     raise typer.Exit(int(checked.verdict.exit_code))
 
 
@@ -305,6 +318,17 @@ def _write(checked: Checked, out: Path, signer: Signer | None) -> None:
         _say("unsigned: name a key with --key to sign")
 
 
+def _write_records(checked: Checked, path: Path) -> None:
+    from .engine.records_file import write_records
+
+    try:
+        write_records(path, checked.outcomes, checked.records)
+    except InputError as error:  # the verdict stands all the same
+        _say(str(error))
+        return
+    _say(f"wrote {path}: it says of single records how likely they are members. Personal data: pass it to nobody.")
+
+
 def _print_result(checked: Checked, output: Format, signed: bool) -> None:
     evidence = {**checked.evidence, "signed": signed}
     match output:
@@ -341,6 +365,7 @@ def _plan(bench: Bench) -> Mapping[str, object]:
             "parameters": json.loads(job.parameters),
             "seed": str(job.seed),
             "queries": job.queries,
+            "references": job.references,
             "cached": stored(bench, job),
         }
         for job in bench.plan.jobs
@@ -353,6 +378,7 @@ def _plan(bench: Bench) -> Mapping[str, object]:
             "parameters": json.loads(job.parameters),
             "seed": str(job.seed),
             "queries": job.queries,
+            "references": job.references,
             "cached": False,
         }
         for job in behind.values()
@@ -368,7 +394,35 @@ def _plan(bench: Bench) -> Mapping[str, object]:
         if a.missing
     ]
     training = sorted({control for job in bench.plan.jobs for control in _trained(job)})
-    return {"jobs": jobs, "obstacles": obstacles + missing, "training": training, "seconds": None}
+    return {
+        "jobs": jobs,
+        "obstacles": obstacles + missing,
+        "training": [*training, *_references(bench)],
+        "lacking": _lacking(bench),
+        "seconds": None,
+    }
+
+
+def _references(bench: Bench) -> list[str]:
+    """The models that would be trained by the subject's recipe, and what that takes at most."""
+    from .engine.reference import estimate
+
+    plan = bench.plan
+    if plan.no_references or not any(job.name.startswith("membership.") for job in plan.jobs):
+        return []
+    cost = estimate(bench.recipe, len(bench.pool), 2 + plan.references)
+    work = f"{cost.models} models by the subject's recipe, two of them for the null, less those in the store"
+    processes = f"{cost.processes} process{'es' if cost.processes > 1 else ''}"
+    memory = f"about {cost.bytes / 1e6:,.0f} MB of memory"
+    return [f"{work}: {cost.steps:,} steps in all, up to {cost.chunk} models at a time in {processes}, {memory}"]
+
+
+def _lacking(bench: Bench) -> str:
+    """Why no reference models can be trained, and which attacks that costs; empty where it costs none."""
+    from .engine.evidence import references_would_add
+
+    added = references_would_add(bench.plan)
+    return f"{bench.plan.no_references}; reference models would add {', '.join(added)}" if added else ""
 
 
 def _trained(job: Job) -> tuple[str, ...]:

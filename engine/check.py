@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from .accountants import account as accounts
 from .errors import AccountingError, InputError, Location
@@ -19,8 +20,10 @@ from .observation import Membership, Observation
 from .plan import Assignment, Outcome, Plan, Sizes, make_plan
 from .policy import Direction, Policy, Requirement, Severity, load_policy
 from .run import Bench, Report, account, predictions, run, run_opened, silent, stored
+from .shift import Shift
 from .store import Store, key
-from .subject import Subject, load_records, load_subject
+from .subject import Subject, SubjectRecords, load_records, load_subject
+from .summaries import proved_curve
 from .verdict import (
     Finding,
     Status,
@@ -47,6 +50,8 @@ class Checked:
         plan: What was to run.
         policy: The policy.
         subject: What was checked.
+        outcomes: What became of every job, by its identity; personal data.
+        records: The subject's records; personal data.
     """
 
     verdict: Verdict
@@ -54,6 +59,8 @@ class Checked:
     plan: Plan
     policy: Policy
     subject: Subject
+    outcomes: Mapping[str, Outcome]
+    records: SubjectRecords
 
 
 def check(
@@ -93,9 +100,20 @@ def check(
     seconds = time.perf_counter() - started
     accounting, parameters = _accounting(bench), _parameters(bench)
     evidence = build(
-        bench.plan, verdict, outcomes, bench.subject, bench.records, accounting, parameters, created, seconds
+        bench.plan,
+        verdict,
+        outcomes,
+        bench.subject,
+        bench.records,
+        accounting,
+        parameters,
+        created,
+        seconds,
+        references=bench.reference_story(),
+        shift=_shift(bench),
+        proved=_proved(bench),
     )
-    return Checked(verdict, evidence, bench.plan, bench.plan.policy, bench.subject)
+    return Checked(verdict, evidence, bench.plan, bench.plan.policy, bench.subject, outcomes, bench.records)
 
 
 def prepare(
@@ -124,7 +142,7 @@ def prepare(
 
 def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
     """Every requirement's finding, and every claim that the attacks refute."""
-    findings = []
+    findings, shift = [], _shift(bench)
     for assignment in bench.plan.assignments:
         requirement = assignment.requirement
         if requirement.measure.reads is Reads.ACCOUNT:
@@ -132,8 +150,20 @@ def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
         elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
             findings.append(_judge_predictions(bench, assignment))
         else:
-            findings.append(_explained(bench, judge_attacked(assignment, outcomes), assignment.alpha))
-    return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)))
+            findings.append(_explained(bench, judge_attacked(assignment, outcomes, shift), assignment.alpha))
+    fair = shift is None or not (shift.found or shift.untested)
+    return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)) if fair else ())
+
+
+def _shift(bench: Bench) -> Shift | None:
+    """Whether members and nonmembers differ by themselves; a test that breaks leaves that open, and so no pass."""
+    if not any(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in bench.plan.jobs):
+        return None
+    try:
+        return bench.shift
+    except Exception as error:
+        stopped = f"the test stopped ({type(error).__name__}: {error})"
+        return Shift(found=False, p=1.0, alpha=0.0, auc=0.5, records=0, features=(), untested=stopped)
 
 
 def _explained(bench: Bench, finding: Finding, alpha: float) -> Finding:
@@ -210,7 +240,7 @@ def _lower_bound(seen: Observation | None, delta: float, alpha: float) -> float:
 
     if not isinstance(seen, Membership) or np.isnan(seen.scores).any():
         return 0.0
-    return epsilon_lower_bound(seen.scores, seen.members, delta, alpha)
+    return epsilon_lower_bound(seen.scores, seen.members, delta, alpha, seen.persons)
 
 
 def _refuted(bench: Bench, worst: _EpsilonBound, epsilon: float, delta: float, basis: str) -> Finding:
@@ -260,6 +290,23 @@ def _accounting(bench: Bench) -> Json | None:
     }
     bench.store.put(name, json.dumps(document).encode())
     return document
+
+
+def _proved(bench: Bench) -> Json | None:
+    """What the ledger proves of every membership attack, for the figure; kept, since it takes a while."""
+    ledger = bench.subject.account.ledger
+    if ledger is None or not any(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in bench.plan.jobs):
+        return None
+    name = key({"proved curve": repr(ledger)})
+    kept = None if bench.fresh else bench.store.get(name)
+    if kept is not None:
+        return cast("Json | None", json.loads(kept))
+    try:
+        curve = proved_curve(ledger)
+    except AccountingError:
+        return None  # its requirement has ended in error already
+    bench.store.put(name, json.dumps(curve).encode())
+    return curve
 
 
 def _parameters(bench: Bench) -> int | None:

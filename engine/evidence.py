@@ -11,28 +11,28 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from . import registry
+from .attack import Attack
 from .ledger import Ledger
 from .measures.inversion.distance import Distance
-from .observation import Goal, Membership, Reconstruction
-from .plan import Outcome, Plan
+from .measures.membership.tpr import Tpr
+from .observation import Goal, Reconstruction
+from .plan import Outcome, Plan, ReferenceStory
+from .shift import Shift
 from .target import Access
 from .verdict import AttackFinding, Control, Finding, Status, Verdict
 
 if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
-
     from .measurement import Measurement
     from .subject import Subject, SubjectRecords
 
 Json = dict[str, object]
 
 SCHEMA_VERSION = "1"
-#: Confidence of the pointwise band that is drawn around a ROC; no verdict rests on it.
-_BAND = 0.05
+#: Where the reference models' power is read if no requirement names a false-positive rate.
+_FPR = 0.01
 #: At most so many distances are listed of a record-level attack.
 _LISTED = 200
 
@@ -54,6 +54,10 @@ def build(
     parameters: int | None,
     created: str,
     seconds: float,
+    *,
+    references: ReferenceStory | None = None,
+    shift: Shift | None = None,
+    proved: Json | None = None,
 ) -> Json:
     """The evidence of one check.
 
@@ -67,6 +71,9 @@ def build(
         parameters: How many parameters the model has; `None` where it was not loaded.
         created: When, UTC, `2026-11-22T01:02:03Z`.
         seconds: How long the check took.
+        references: What the reference models were; `None` where none were trained.
+        shift: What the records alone tell of membership; `None` where nothing asked for it.
+        proved: `summaries.proved_curve` of the subject's ledger; kept by the caller, since it takes a while.
     """
     policy = plan.policy
     return {
@@ -91,8 +98,10 @@ def build(
         "subject": _subject(subject, records, parameters),
         "findings": [_finding(finding) for finding in (*verdict.findings, *verdict.refutations)],
         "attacks": [_attack(outcome) for outcome in outcomes.values()],
+        "references": _references(plan, references),
+        "shift": _shift(shift),
         "account": accounting,
-        "figures": {"roc": _rocs(outcomes), "distances": _distances(plan, outcomes)},
+        "figures": _figures(plan, outcomes) | {"bound": proved},
         "notTested": _not_tested(plan),
         "signed": False,
         "responsible": "",
@@ -237,6 +246,7 @@ def _attack(outcome: Outcome) -> Json:
         "parameters": asdict(job.attack),  # type: ignore[call-overload]
         "seed": str(job.seed),
         "queries": outcome.queries,
+        "references": job.references,
         "seconds": round(outcome.seconds, 3),
         "threat": {
             "access": str(threat.access),
@@ -248,23 +258,68 @@ def _attack(outcome: Outcome) -> Json:
     }
 
 
-def _rocs(outcomes: Mapping[str, Outcome]) -> list[Json]:
-    import numpy as np
+def _references(plan: Plan, story: ReferenceStory | None) -> Json | None:
+    """What the reference models were, or why there are none and what they would add; `None` where nothing needs any."""
+    if story is None:
+        adds = references_would_add(plan)
+        if plan.references:
+            return {"missing": "they were asked for, and none was trained", "adds": []}
+        return {"missing": plan.no_references, "adds": list(adds)} if adds else None
+    return {
+        "count": story.count,
+        "method": story.method,
+        "reused": story.reused,
+        "seconds": round(story.seconds, 3),
+        "recordsEach": story.records,
+        "accuracyInside": _share(story.accuracy_inside),
+        "accuracyOutside": _share(story.accuracy_outside),
+        "subjectInside": _share(story.subject_inside),
+        "subjectOutside": _share(story.subject_outside),
+    }
 
-    from .statistics import roc
 
-    curves: list[Json] = []
-    for outcome in outcomes.values():
-        seen = outcome.observation
-        if not isinstance(seen, Membership) or np.isnan(seen.scores).any():
-            continue
-        points = roc(seen.scores, seen.members, _BAND)
-        inside = int(seen.members.sum())
-        names = ("fpr", "tpr", "low", "high")
-        curve: Json = {name: _rounded(points[:, i]) for i, name in enumerate(names)}
-        counts = {"members": inside, "nonmembers": len(seen.members) - inside}
-        curves.append({"attack": outcome.job.name, **curve, **counts})
-    return curves
+def references_would_add(plan: Plan) -> tuple[str, ...]:
+    """The attacks that nothing keeps from running but the lack of reference models."""
+    added = set()
+    for obstacle in (o for a in plan.assignments for o in a.obstacles):
+        threat = cast(Attack, registry.load("attacks", obstacle.attack)).threat
+        alone = threat.references and plan.no_references and obstacle.reason.endswith(plan.no_references)
+        if alone and (obstacle.named or not threat.left_to_others(plan.exposure)):
+            added.add(obstacle.attack)
+    return tuple(sorted(added))
+
+
+def _share(value: float | None) -> float | None:
+    """A number in six digits; `None` where there is none."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _shift(shift: Shift | None) -> Json | None:
+    if shift is None:
+        return None
+    features = [{"name": feature.name, "p": feature.p} for feature in shift.features]
+    numbers = {name: _share(getattr(shift, name)) for name in ("p", "auc", "detectable")}
+    return {**asdict(shift), **numbers, "features": features}
+
+
+def _figures(plan: Plan, outcomes: Mapping[str, Outcome]) -> Json:
+    """What the figures are drawn from, the strongest membership attack first."""
+    from .summaries import class_risks, curve_of, histogram, power, usable
+
+    seen = usable(outcomes.values())
+    budgets = [power(outcome, scored, _rate(plan)) for outcome, scored in seen]
+    return {
+        "roc": [curve_of(outcome.job.name, scored) for outcome, scored in seen],
+        "scores": [histogram(outcome.job.name, scored) for outcome, scored in seen],
+        "classes": class_risks(seen[0][0].job.name, seen[0][1], len(seen)) if seen else None,
+        "budget": [budget for budget in budgets if budget is not None],
+        "distances": _distances(plan, outcomes),
+    }
+
+
+def _rate(plan: Plan) -> float:
+    """The false-positive rate that the policy asks about first."""
+    return next((r.measure.fpr for r in plan.policy.requirements if isinstance(r.measure, Tpr)), _FPR)
 
 
 def _distances(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Json]:
@@ -281,6 +336,8 @@ def _distances(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Json]:
 def _pairs(seen: Reconstruction, measure: Distance) -> Json:
     import numpy as np
 
+    from .summaries import rounded
+
     attack, guess = measure.attack_distances(seen), measure.best_guess(seen)
     order, targets = np.arange(len(attack)), seen.targets
     if seen.goal is Goal.RECORD:
@@ -290,14 +347,10 @@ def _pairs(seen: Reconstruction, measure: Distance) -> Json:
     return {
         "metric": measure.metric,
         "targets": targets[: len(order)].tolist() if seen.goal is Goal.RECORD else targets[order].tolist(),
-        "attack_distance": _rounded(attack[order]),
-        "baseline_distance": _rounded(guess.distances[order]),
+        "attack_distance": rounded(attack[order]),
+        "baseline_distance": rounded(guess.distances[order]),
         "baseline": guess.name,
     }
-
-
-def _rounded(values: NDArray[float64]) -> list[float | None]:
-    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
 def _not_tested(plan: Plan) -> list[Json]:

@@ -113,7 +113,10 @@ def write_training(folder: Path, recipe: Recipe, dealt: Dealt, trained: Trained)
 def _write_records(path: Path, records: Records) -> None:
     import numpy as np
 
-    np.savez_compressed(path, x=records.x, y=records.y)
+    if records.persons is None:
+        np.savez_compressed(path, x=records.x, y=records.y)
+    else:
+        np.savez_compressed(path, x=records.x, y=records.y, person=records.persons)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -21,6 +21,13 @@ class Goal(StrEnum):
     RISK = "record-risk"  # how well each record's membership could be told, from models trained with and without it
 
 
+def candidate_order(seed: int, n: int) -> NDArray[int64]:
+    """In which order an attack meets n records, members first before: shuffled, so that their order tells nothing."""
+    import numpy as np
+
+    return np.random.default_rng(seed).permutation(n)
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """What a membership attack said of each candidate.

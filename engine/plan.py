@@ -251,7 +251,7 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
             job = _job(choice, subject, seed, sizes)
             jobs.setdefault(job.identity, job)
         identities = tuple(choice.name + parameters_of(choice.attack) for choice in runnable)
-        missing = _missing(requirement, subject, runnable)
+        missing = _missing(requirement, subject, runnable, obstacles)
         alpha = share / max(1, len(runnable))
         assignments.append(Assignment(requirement, identities, tuple(obstacles), missing, alpha))
     found = tuple(jobs.values())
@@ -343,7 +343,9 @@ def _job(choice: AttackChoice, subject: Subject, seed: int, sizes: Sizes) -> Job
     return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries, references)
 
 
-def _missing(requirement: Requirement, subject: Subject, runnable: list[AttackChoice]) -> str:
+def _missing(
+    requirement: Requirement, subject: Subject, runnable: list[AttackChoice], obstacles: list[Obstacle]
+) -> str:
     """Why a requirement cannot be measured at all."""
     reads = requirement.measure.reads
     needs = {
@@ -356,5 +358,6 @@ def _missing(requirement: Requirement, subject: Subject, runnable: list[AttackCh
     if absent:
         return f"the subject names no {' and no '.join(absent)}"
     if reads in {Reads.MEMBERSHIP, Reads.INVERSION} and not runnable:
-        return "no attack of its kind can be mounted by this adversary on this release"
+        why = "".join(f": {obstacle.attack}: {obstacle.reason}" for obstacle in obstacles[:1])
+        return f"no attack of its kind can be mounted by this adversary on this release{why}"
     return ""

@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import store as storage
-from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion
-from .controls import Controls, MembershipControl, shuffled_within, undefended
+from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion, RecordSeparation
+from .controls import Controls, Stage, shuffled_within, undefended
 from .errors import AccountingError, InputError, NotMeasurable
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
 from .measurement import Basis, Measurement, Quantity
-from .observation import NO_ANSWER, Goal, Membership, Observation, Predictions, Reconstruction
-from .plan import VICTIMS, AccountOutcome, ControlRun, Job, Outcome, Plan, derive
+from .observation import (
+    NO_ANSWER,
+    Goal,
+    Membership,
+    Observation,
+    Predictions,
+    Reconstruction,
+    Separation,
+    candidate_order,
+)
+from .plan import VICTIMS, AccountOutcome, ControlRun, Job, Outcome, Plan, ReferenceStory, derive
 from .recipe import Recipe, load_recipe
+from .reference import Trained, complementary, train_references
+from .shift import Feature, Shift, shift_test
 from .subject import load_module, make_target
-from .target import Access, Exposure, Records, Release, Target
+from .target import Access, Exposure, Records, Reference, Release, Target, joined
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +52,9 @@ Spread = Callable[[Callable[[Job], Outcome], Iterable[Job]], Iterable[Outcome]]
 _ROLES = ("subject", "twin", "null")
 #: The subject with its release's defense taken away; no verdict rests on it.
 OPENED = "open"
-_Kind = TypeVar("_Kind", MembershipAttack, ClassInversion, RecordInversion)
+_Kind = TypeVar("_Kind", MembershipAttack, RecordSeparation, ClassInversion, RecordInversion)
+#: Fewer reference models than these are not divided, to see what more of them would change.
+_DIVISIBLE = 4
 
 
 def silent(what: str, share: float) -> None:
@@ -84,10 +97,77 @@ class Bench:
         """What trains the control models."""
         subject, records = self.subject, self.records
         recipe = Recipe(self._architecture(), subject.task)
+        pair = None if self.plan.no_references else lambda: self.trained.models
         return Controls(
             undefended(recipe), subject.task, subject.release, _given(records.members),
             records.nonmembers, records.auxiliary, derive(self.plan.seed, "controls"), self.target_of,
+            self.store, self.report, pair, self.plan.references,
         )  # fmt: skip
+
+    @cached_property
+    def pool(self) -> Records:
+        """Every record whose membership is attacked: the members, then the nonmembers."""
+        return joined(_given(self.records.members), _given(self.records.nonmembers))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How the subject was trained, as it says itself."""
+        if self.subject.recipe is None:
+            raise NotMeasurable("the subject names no recipe (spec.training.recipe)")
+        return load_recipe(self.subject.recipe, data=False)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """Models trained as the subject was: first the pair that the null is made of, then those of the adversary."""
+        masks = complementary(len(self.pool), 2 + self.plan.references, derive(self.plan.seed, "references"))
+        seed = derive(self.plan.seed, "reference models")
+        return train_references(self.recipe, self.pool, masks, seed, self.store, self.report)
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The subject, behind its release, and what it is held against."""
+        self.report("asking the model", 0.0)
+        members = np.arange(len(self.pool)) < len(_given(self.records.members))
+        target = self.target_of(Release(Exposure.LOGITS), None, lambda: self.module)
+        logits = target.query(self.pool.x)
+        references = self.trained.models[2:] if self.plan.references else ()
+        return Stage(
+            lambda: self.module, self.subject.release, self.records.auxiliary, self.pool, members, logits, references
+        )
+
+    @cached_property
+    def separation_twin(self) -> Stage:
+        """Models in which every record's membership must be found to show."""
+        self.report("training the leaky twins", 0.0)
+        return self.controls.separation_twin(max(job.references for job in self.plan.jobs))
+
+    @cached_property
+    def shift(self) -> Shift | None:
+        """Whether members and nonmembers differ by themselves; `None` where there are not both."""
+        members, nonmembers = self.records.members, self.records.nonmembers
+        if members is None or nonmembers is None:
+            return None
+        name = storage.key(_subject_parts(self) | {"role": "shift", "run": self.plan.seed})
+        kept = None if self.fresh else self.store.get(name)
+        if kept is not None:
+            return _shift(json.loads(kept))
+        self.report("looking for a shift between members and nonmembers", 0.0)
+        found = shift_test(members, nonmembers, derive(self.plan.seed, "shift"))
+        self.store.put(name, json.dumps(asdict(found)).encode())
+        return found
+
+    def reference_story(self) -> ReferenceStory | None:
+        """What the reference models were, from the store where it is known; `None` where the attacks had none."""
+        if not self.plan.references:
+            return None
+        parts = {"role": "reference story", "run": self.plan.seed, "references": self.plan.references}
+        name = storage.key(_subject_parts(self) | parts)
+        if not {"trained", "stage"} <= vars(self).keys():
+            kept = self.store.get(name)
+            return None if kept is None else ReferenceStory(**json.loads(kept))
+        story = _story_of(self.trained, self.stage, self.pool.y)
+        self.store.put(name, json.dumps(asdict(story)).encode())
+        return story
 
     @cached_property
     def evaluators(self) -> Evaluators:
@@ -110,14 +190,14 @@ class Bench:
         return np.unique(_given(self.records.members).y)
 
     @cached_property
-    def membership_twin(self) -> MembershipControl:
+    def membership_twin(self) -> tuple[Stage, ...]:
         """A model that must be found to leak its members."""
         self.report("training the leaky twin", 0.0)
         return self.controls.membership_twin()
 
     @cached_property
-    def membership_null(self) -> MembershipControl:
-        """A model in which no member can be found."""
+    def membership_null(self) -> tuple[Stage, ...]:
+        """Models in which no member can be found."""
         self.report("training the null", 0.0)
         return self.controls.membership_null()
 
@@ -154,17 +234,23 @@ class Bench:
 
     def subject_target(self) -> Target:
         """The subject as this adversary sees it."""
-        return self.target_of(self.subject.release, self.records.auxiliary, self.module)
+        return self.target_of(self.subject.release, self.records.auxiliary, lambda: self.module)
 
     def target_in(self, role: str) -> Target:
         """The subject behind its release, or with the release's defense taken away."""
         if role != OPENED:
             return self.subject_target()
-        return self.target_of(self.subject.release.opened(), self.records.auxiliary, self.module)
+        return self.target_of(self.subject.release.opened(), self.records.auxiliary, lambda: self.module)
 
-    def target_of(self, release: Release, auxiliary: Records | None, module: torch.nn.Module) -> Target:
+    def target_of(
+        self,
+        release: Release,
+        auxiliary: Records | None,
+        module: Callable[[], torch.nn.Module],
+        known: Sequence[tuple[NDArray[np.float32], NDArray[np.float64]]] = (),
+    ) -> Target:
         """Any model as this adversary would see it behind a release."""
-        return make_target(self.subject.task, release, self.plan.access, auxiliary, lambda: module)
+        return make_target(self.subject.task, release, self.plan.access, auxiliary, module, known)
 
     def _architecture(self) -> Architecture:
         """The network of control models: the subject's own; where code builds that, the recipe's or a plain one."""
@@ -173,6 +259,23 @@ class Bench:
         if self.subject.model.architecture is not None:
             return self.subject.model.architecture
         return load_recipe(self.subject.recipe, data=False).architecture if self.subject.recipe else Mlp()
+
+
+def _story_of(trained: Trained, stage: Stage, labels: NDArray[np.int64]) -> ReferenceStory:
+    right = np.stack([model.logits.argmax(axis=1) == labels for model in stage.references])
+    inside = np.stack([model.inside for model in stage.references])
+    own = np.asarray(stage.logits).argmax(axis=1) == labels
+    return ReferenceStory(
+        count=len(stage.references),
+        method=trained.method,
+        reused=trained.reused,
+        seconds=trained.seconds,
+        records=round(float(inside.sum(axis=1).mean())),
+        accuracy_inside=float(right[inside].mean()),
+        accuracy_outside=float(right[~inside].mean()),
+        subject_inside=float(own[stage.members].mean()),
+        subject_outside=float(own[~stage.members].mean()),
+    )
 
 
 def run(bench: Bench, spread: Spread = map) -> dict[str, Outcome]:
@@ -208,7 +311,19 @@ def run_job(bench: Bench, job: Job) -> Outcome:
     except Exception as error:  # whatever an attack raises, its requirement ends in error
         reason = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
-    return Outcome(job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable)
+    budgets = _budgets(bench, job) if isinstance(observation, Membership) else {}
+    return Outcome(
+        job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable, budgets
+    )
+
+
+def _budgets(bench: Bench, job: Job) -> dict[int, Observation]:
+    """The same attack with a quarter and with a half of its reference models; nothing rests on it."""
+    fewer = {job.references // 4, job.references // 2} if job.references >= _DIVISIBLE else set()
+    try:
+        return {k: _kept(bench, replace(job, references=k), "subject", f"{k} references")[0] for k in sorted(fewer)}
+    except Exception:  # what a figure is drawn from must not cost a verdict
+        return {}
 
 
 def run_opened(bench: Bench, requirement: Requirement) -> dict[str, Observation]:
@@ -229,7 +344,10 @@ def _control(bench: Bench, job: Job, role: str) -> ControlRun:
 def _story(bench: Bench, job: Job, role: str) -> str:
     """What a control was, in words; the same whether it ran now or stands in the store."""
     if job.attack.threat.goal is Goal.MEMBERSHIP:
-        return _STORIES[f"membership {role}"]
+        pair = role == "null" and not bench.plan.no_references
+        return _STORIES["membership pair" if pair else f"membership {role}"]
+    if job.attack.threat.goal is Goal.RISK:
+        return _STORIES[f"separation {role}"]
     return _STORIES[
         "shuffled answers" if job.attack.threat.goal is Goal.RECORD and role == "null" else f"inversion {role}"
     ]
@@ -238,6 +356,9 @@ def _story(bench: Bench, job: Job, role: str) -> str:
 _STORIES = {
     "membership twin": "a twin that learnt records by heart under random labels",
     "membership null": "a model that saw neither these members nor these nonmembers",
+    "membership pair": "two models trained as the subject was, each asked only about records that it never saw",
+    "separation twin": "twins that learnt halves of the records by heart under random labels",
+    "separation null": "the same models, in and out tossed for each record",
     "inversion twin": "a twin trained on the members without any defense, releasing every score",
     "inversion null": "a model trained on other records under shuffled labels",
     "shuffled answers": "the subject's own answers, shuffled within each class",
@@ -258,19 +379,19 @@ def _subject_parts(bench: Bench) -> dict[str, object]:
     }
 
 
-def work_key(bench: Bench, job: Job, role: str) -> str:
+def work_key(bench: Bench, job: Job, role: str, variant: str = "") -> str:
     """Names everything that can change this outcome."""
     plan = bench.plan
     return storage.key(
         _subject_parts(bench)
-        | {"access": plan.access, "run": plan.seed, "role": role}
+        | {"access": plan.access, "run": plan.seed, "role": role, "variant": variant, "sliced": _sliced(plan)}
         | {"attack": job.name, "parameters": job.parameters, "seed": job.seed}
     )
 
 
-def _kept(bench: Bench, job: Job, role: str) -> tuple[Observation, int]:
+def _kept(bench: Bench, job: Job, role: str, variant: str = "") -> tuple[Observation, int]:
     """The stored outcome and its queries, or the work itself."""
-    name = work_key(bench, job, role)
+    name = work_key(bench, job, role, variant)
     kept, meta = bench.store.observation(name), bench.store.get(f"{name}.meta")
     if kept is not None and meta is not None:
         return kept, int(json.loads(meta)["queries"])
@@ -284,7 +405,12 @@ def _kept(bench: Bench, job: Job, role: str) -> tuple[Observation, int]:
 def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
     progress: Progress = lambda share: bench.report(f"{job.name} on the {role}", share)  # noqa: E731
     progress(0.0)
-    work = {Goal.MEMBERSHIP: _membership, Goal.CLASS: _classes, Goal.RECORD: _single_records}
+    work = {
+        Goal.MEMBERSHIP: _membership,
+        Goal.RISK: _separation,
+        Goal.CLASS: _classes,
+        Goal.RECORD: _single_records,
+    }
     return work[job.attack.threat.goal](bench, job, role, progress)
 
 
@@ -292,31 +418,91 @@ def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
 
 
 def _membership(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
-    attack = _of(job, MembershipAttack)
-    if role in {"subject", OPENED}:
-        target, inside, outside = bench.target_in(role), bench.records.members, bench.records.nonmembers
-        return target, observe_membership(attack, target, _given(inside), _given(outside), job.seed, progress)
-    control = bench.membership_twin if role == "twin" else bench.membership_null
-    return control.target, observe_membership(
-        attack, control.target, control.inside, control.outside, job.seed, progress
-    )
+    seen = [_attacked(bench, job, stage, progress) for stage in _stages(bench, role)]
+    target, first = seen[0]
+    if len(seen) == 1:
+        return target, first
+    return target, _together([observation for _, observation in seen])
 
 
-def observe_membership(
-    attack: MembershipAttack, target: Target, inside: Records, outside: Records, seed: int, progress: Progress
-) -> Membership:
+def _stages(bench: Bench, role: str) -> tuple[Stage, ...]:
+    if role == "twin":
+        return bench.membership_twin
+    if role == "null":
+        return bench.membership_null
+    return (replace(bench.stage, release=bench.subject.release.opened()) if role == OPENED else bench.stage,)
+
+
+def _attacked(bench: Bench, job: Job, stage: Stage, progress: Progress) -> tuple[Target, Membership]:
     """Let an attack score members and nonmembers, shuffled, so that their order tells nothing.
 
     Raises:
         ValueError: It did not give one score for each record.
     """
-    order = np.random.default_rng(seed).permutation(len(inside) + len(outside))
-    pool = Records(np.concatenate([inside.x, outside.x]), np.concatenate([inside.y, outside.y])).take(order)
-    members = order < len(inside)
-    scores = np.asarray(attack.score(target, pool, seed, progress), dtype=np.float64)
-    if scores.shape != members.shape:
-        raise ValueError(f"expected a score for each of {len(members)} records, found shape {scores.shape}")
-    return Membership(scores, members, pool.y)
+    order = candidate_order(job.seed, len(stage.pool))
+    candidates = stage.pool.take(order)
+    target = _target_on(bench, stage, order, candidates, job.references)
+    scores = np.asarray(_of(job, MembershipAttack).score(target, candidates, job.seed, progress), dtype=np.float64)
+    if scores.shape != (len(candidates),):
+        raise ValueError(f"expected a score for each of {len(candidates)} records, found shape {scores.shape}")
+    slices = candidates.x.reshape(len(candidates), -1).astype(np.float64) if _sliced(bench.plan) else None
+    return target, Membership(scores, stage.members[order], candidates.y, candidates.persons, slices)
+
+
+def _sliced(plan: Plan) -> bool:
+    """Whether a requirement looks at subgroups by a column of the records."""
+    return any(getattr(a.requirement.measure, "by", None) == "column" for a in plan.assignments)
+
+
+def _together(parts: list[Membership]) -> Membership:
+    """What an attack said of the records of several stages."""
+    scores, members, groups = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "members", "groups")
+    )
+    persons = [part.persons for part in parts if part.persons is not None]
+    slices = [part.slices for part in parts if part.slices is not None]
+    return Membership(
+        scores,
+        members,
+        groups,
+        np.concatenate(persons) if persons else None,
+        np.concatenate(slices) if slices else None,
+    )
+
+
+def _target_on(bench: Bench, stage: Stage, order: NDArray[np.int64], candidates: Records, references: int) -> Target:
+    """The model of a stage as this adversary sees it, with as many models of his own as the attack asked for."""
+    logits = () if stage.logits is None else ((candidates.x, stage.logits[order]),)
+    rows = order if stage.rows is None else stage.rows[order]
+    others = []
+    for model in stage.references[:references]:
+        known = ((candidates.x, model.logits[rows].astype(np.float64)),)
+        target = bench.target_of(stage.release, stage.auxiliary, model.module, known)
+        others.append(Reference(target, model.inside[rows]))
+    found = bench.target_of(stage.release, stage.auxiliary, stage.module, logits)
+    found.references = tuple(others)
+    return found
+
+
+# --- separation: what membership changes, by models trained with and without each record ---------------------------
+
+
+def _separation(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
+    stage = bench.separation_twin if role == "twin" else _stages(bench, OPENED if role == OPENED else "subject")[0]
+    order = candidate_order(job.seed, len(stage.pool))
+    candidates = stage.pool.take(order)
+    target = _target_on(bench, stage, order, candidates, job.references)
+    signals = np.asarray(_of(job, RecordSeparation).signals(target, candidates, job.seed, progress), dtype=np.float64)
+    inside = np.stack([reference.inside for reference in target.references])
+    if role == "null":
+        inside = _in_and_out_shuffled(inside, job.seed)
+    return target, Separation(signals, inside, stage.members[order], candidates.y)
+
+
+def _in_and_out_shuffled(inside: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """For each record and each two complementary models, tossed which of them was trained on it."""
+    tossed = np.random.default_rng(seed).random((-(-len(inside) // 2), inside.shape[1])) < 0.5
+    return np.asarray(inside ^ np.repeat(tossed, 2, axis=0)[: len(inside)])
 
 
 # --- inversion of classes --------------------------------------------------------------------------------------------
@@ -383,6 +569,10 @@ def account(bench: Bench, requirement: Requirement) -> AccountOutcome:
         return AccountOutcome(failed=f"{type(error).__name__}: {error}")
     bench.store.put(name, json.dumps(asdict(found)).encode())
     return AccountOutcome(found)
+
+
+def _shift(plain: dict[str, Any]) -> Shift:
+    return Shift(**plain | {"features": tuple(Feature(**entry) for entry in plain["features"])})
 
 
 def _measurement(plain: dict[str, object]) -> Measurement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -72,9 +72,14 @@ def _hands(records: Records, split: Split, generator: np.random.Generator) -> li
     """The positions of each set.
 
     Every record draws a place in [0, 1), and each set takes those in its own stretch. Stratified, the places of one
-    class are spread evenly, so that each set has the classes in the source's proportions.
+    class are spread evenly, so that each set has the classes in the source's proportions. Where records say whose they
+    are, a person draws one place for all of them: nobody is a member with one record and a nonmember with another.
     """
-    place = _spread(records.y, generator) if split.stratified else _even(len(records), generator)
+    if records.persons is not None:
+        everybody, whose = np.unique(records.persons, return_inverse=True)
+        place = _even(len(everybody), generator)[whose]
+    else:
+        place = _spread(records.y, generator) if split.stratified else _even(len(records), generator)
     ends = np.cumsum([split.members, split.nonmembers, split.auxiliary])
     ends[np.isclose(ends, 1.0)] = 1.0
     stretch = np.searchsorted(ends, place, side="right")
@@ -100,7 +105,7 @@ def relabelled(records: Records, share: float, classes: int, generator: np.rando
     wrong = generator.permutation(len(records))[: round(share * len(records))]
     labels = records.y.copy()
     labels[wrong] = (labels[wrong] + generator.integers(1, classes, len(wrong))) % classes
-    return Records(records.x, labels)
+    return replace(records, y=labels)
 
 
 def _refuse_overlap(parts: dict[str, Records]) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .observation import Goal, Membership, Observation, Predictions, Reconstruction, Separation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _KINDS: dict[str, type[Observation]] = {
     "membership": Membership,
@@ -73,8 +74,7 @@ class Store:
     def put(self, name: str, content: bytes) -> None:
         """Write an entry, all of it or nothing."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        handle, temporary = tempfile.mkstemp(dir=self.made(path.parent.name), prefix=".writing-")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(content).digest() + content)
@@ -90,35 +90,50 @@ class Store:
         content = self.get(name)
         return None if content is None else decode(content)
 
+    def made(self, name: str) -> Path:
+        """A folder of the store, made with the store where it is not there; readable by its owner alone."""
+        # One by one: the mode that parents=True is given holds for the innermost folder only.
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
+
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
 
 
+def pack(plain: Mapping[str, object], arrays: Mapping[str, Any]) -> bytes:
+    """NumPy arrays without pickle, and plain values as JSON; the same bytes for the same content."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, _plain=np.frombuffer(json.dumps(plain, sort_keys=True).encode(), dtype=np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+@contextmanager
+def unpacked(content: bytes) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """The plain values and the arrays that `pack` wrote; an array is read when it is looked at."""
+    import numpy as np
+
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        yield json.loads(stored["_plain"].tobytes()), stored
+
+
 def encode(observation: Observation) -> bytes:
-    """An outcome as bytes: NumPy arrays without pickle, and the plain fields as JSON."""
+    """An outcome as bytes."""
     import numpy as np
 
     kind = next(name for name, cls in _KINDS.items() if isinstance(observation, cls))
-    plain: dict[str, object] = {"kind": kind}
-    arrays: dict[str, Any] = {}
-    for field in fields(observation):
-        value = getattr(observation, field.name)
-        if isinstance(value, np.ndarray):
-            arrays[field.name] = value
-        else:
-            plain[field.name] = value
-    buffer = io.BytesIO()
-    np.savez(buffer, _plain=np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8), **arrays)
-    return buffer.getvalue()
+    values = {field.name: getattr(observation, field.name) for field in fields(observation)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    return pack({"kind": kind, **{name: value for name, value in values.items() if name not in arrays}}, arrays)
 
 
 def decode(content: bytes) -> Observation:
     """The outcome that `encode` wrote."""
-    import numpy as np
-
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        plain = json.loads(stored["_plain"].tobytes())
-        arrays = {name: stored[name] for name in stored.files if name != "_plain"}
+    with unpacked(content) as (plain, stored):
+        arrays = {name: array for name, array in stored.items() if name != "_plain"}
     cls = _KINDS[plain.pop("kind")]
     if cls is Reconstruction:
         plain["goal"] = Goal(plain["goal"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -227,7 +227,12 @@ def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
 
 
 def make_target(
-    task: Task, release: Release, access: Access, auxiliary: Records | None, module: Callable[[], torch.nn.Module]
+    task: Task,
+    release: Release,
+    access: Access,
+    auxiliary: Records | None,
+    module: Callable[[], torch.nn.Module],
+    known: Sequence[tuple[NDArray[float32], NDArray[float64]]] = (),
 ) -> Target:
     """The target as one adversary sees it.
 
@@ -237,6 +242,8 @@ def make_target(
         access: What the adversary holds.
         auxiliary: Records that the adversary owns.
         module: Called once, for the first look at the model, which is moved to the GPU where there is one.
+        known: What the model was found to answer on some arrays of records: whoever asks about the very same array is
+            answered from here, and it counts as asked.
     """
 
     @cache
@@ -245,6 +252,10 @@ def make_target(
 
         return module().eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
+    def answered(x: NDArray[float32]) -> NDArray[float64]:
+        remembered = [logits for seen, logits in known if seen is x]
+        return remembered[0] if remembered else logits_of(placed(), x, task.classes)
+
     return Target(
         release=release,
         access=access,
@@ -252,7 +263,7 @@ def make_target(
         classes=task.classes,
         bounds=task.bounds,
         auxiliary=auxiliary,
-        _logits=lambda x: _logits(placed(), x, task.classes),
+        _logits=answered,
         _module=placed,
     )
 
@@ -644,7 +655,7 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def _logits(module: torch.nn.Module, x: NDArray[float32], classes: int) -> NDArray[float64]:
+def logits_of(module: torch.nn.Module, x: NDArray[float32], classes: int) -> NDArray[float64]:
     """Logits of records, batch by batch. Whatever is not finite is passed on, never replaced.
 
     Returns:

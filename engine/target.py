@@ -64,6 +64,23 @@ class Records:
         return Records(self.x[index], self.y[index], None if self.persons is None else self.persons[index])
 
 
+def joined(first: Records, *others: Records | None) -> Records:
+    """Records behind each other; a person of one part is the same person in another."""
+    import numpy as np
+
+    parts = [first, *(part for part in others if part is not None)]
+    x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
+    if all(part.persons is None for part in parts):
+        return Records(x, y)
+    alone, persons = -1, []
+    for part in parts:
+        # Where a part names nobody, each of its records is somebody of its own.
+        nobody = np.arange(alone, alone - len(part), -1, dtype=np.int64)
+        persons.append(nobody if part.persons is None else part.persons)
+        alone -= len(part)
+    return Records(x, y, np.concatenate(persons))
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """What the deployed model gives to whoever asks it.

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .errors import Exit
+from .measure import Reads
 from .measurement import Basis, Measurement
 from .observation import Membership, Observation
 from .plan import AccountOutcome, Assignment, ControlRun, Outcome
 from .policy import Direction, Requirement
+from .shift import Shift
 
 
 class Status(StrEnum):
@@ -188,8 +190,14 @@ def judge_measured(requirement: Requirement, found: Measurement, by: str) -> Fin
     return Finding(requirement, status, found, by, reason, remedy, (), needed)
 
 
-def judge_attacked(assignment: Assignment, outcomes: Mapping[str, Outcome]) -> Finding:
-    """Hold what the attacks of one requirement achieved against its limit; the worst of them counts."""
+def judge_attacked(assignment: Assignment, outcomes: Mapping[str, Outcome], shift: Shift | None = None) -> Finding:
+    """Hold what the attacks of one requirement achieved against its limit; the worst of them counts.
+
+    Args:
+        assignment: The requirement, and whose outcome decides it.
+        outcomes: What became of every job.
+        shift: Whether members and nonmembers differ by themselves; then nothing is shown of membership, either way.
+    """
     requirement = assignment.requirement
     named = requirement.attacks is not None
     attacks = tuple(
@@ -201,12 +209,27 @@ def judge_attacked(assignment: Assignment, outcomes: Mapping[str, Outcome]) -> F
     if assignment.missing or not attacks:
         why = assignment.missing or "none of its attacks can be mounted by this adversary"
         return Finding(requirement, Status.NOT_RUN, None, "", why, _remedy_not_run(left_out), everything)
+    if ran and requirement.measure.reads is Reads.MEMBERSHIP and shift is not None and (shift.found or shift.untested):
+        return _shifted(requirement, shift, ran, everything)
     for rule in (_violated, _crashed, _not_dropped, _unmeasured, _undecided):
         finding = rule(requirement, ran, everything)
         if finding:
             return finding
     worst = _worst(requirement, [attack for attack in ran if attack.sighted])
     return Finding(requirement, Status.PASS, worst.measurement, worst.name, attacks=everything)
+
+
+def _shifted(
+    requirement: Requirement, shift: Shift, ran: list[AttackFinding], attacks: tuple[AttackFinding, ...]
+) -> Finding:
+    """Where the records tell members from nonmembers without any model, an attack's success says nothing of it."""
+    worst = _worst(requirement, ran)
+    if shift.untested:
+        reason = f"whether members and nonmembers differ by themselves is not known: {shift.untested}"
+    else:
+        by = ", ".join(feature.name for feature in shift.features) or "no single value, but all of them together"
+        reason = f"shift: without the model, members and nonmembers are told apart (p = {shift.p:.2g}) by {by}"
+    return Finding(requirement, Status.INCONCLUSIVE, worst.measurement, worst.name, reason, _REMEDY_UNFAIR, attacks)
 
 
 def _violated(requirement: Requirement, ran: list[AttackFinding], attacks: tuple[AttackFinding, ...]) -> Finding | None:
@@ -363,7 +386,9 @@ def tells_apart(observation: Observation | None, alpha: float) -> bool:
     """
     from .statistics import shifted
 
-    return isinstance(observation, Membership) and shifted(observation.scores, observation.members, alpha)
+    return isinstance(observation, Membership) and shifted(
+        observation.scores, observation.members, alpha, observation.persons
+    )
 
 
 def _measured(observation: Observation | None, requirement: Requirement, alpha: float) -> Measurement | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..engine.errors import InputError
 from ..engine.verdict import Status
+from . import circumstances
 from .wording import COUNTED, WORDS, WORST_FIRST, exact, interval, number, plain, signed
 
 _PASSING = (Status.PASS, Status.WAIVED)
@@ -164,6 +165,7 @@ class Result:
         rows: One for each requirement, in the policy's order; never empty.
         not_tested: Attacks that did not run.
         blind: Attacks that ran, but did not find the leak that was planted for them.
+        warnings: What weakens every membership attack of the run, a sentence each.
         signed: Whether the evidence was signed.
     """
 
@@ -181,6 +183,7 @@ class Result:
     rows: tuple[Row, ...]
     not_tested: tuple[Gap, ...]
     blind: tuple[Gap, ...]
+    warnings: tuple[str, ...]
     signed: bool
 
     def count(self, status: Status) -> int:
@@ -223,10 +226,18 @@ def read(evidence: Mapping[str, object]) -> Result:
         rows=tuple(_row(finding) for finding in findings),
         not_tested=_grouped(Gap(text(e, "attack"), text(e, "reason")) for e in entries(evidence, "notTested")),
         blind=_grouped(gap for finding in findings for gap in _blind(finding)),
+        warnings=_warnings(evidence),
         signed=evidence.get("signed") is True,
     )
     _refuse_contradiction(result)
     return result
+
+
+def _warnings(evidence: Mapping[str, object]) -> tuple[str, ...]:
+    try:
+        return circumstances.warnings(evidence)
+    except (KeyError, TypeError) as error:
+        raise InputError.of(f"evidence: references or shift cannot be read: {error}") from error
 
 
 def _refuse_contradiction(result: Result) -> None:

@@ -1,4 +1,4 @@
-"""The report's figures: pure functions from numbers to inline SVG.
+"""The report's figures: pure functions from numbers to inline SVG. Those of membership attacks stand in `membership`.
 
 Nothing is told by colour alone: verdicts are words and shapes, lines have their own dashes. Where there is nothing to
 draw the figure says so in its own place.
@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .drawing import (
-    BAND,
-    CHANCE_DASH,
-    GUIDE_DASH,
     LIMIT,
     LIMIT_DASH,
     LINE,
@@ -34,21 +31,19 @@ from .drawing import (
     legend,
     line,
     number,
-    points_of,
     polyline,
     ring,
     square,
     svg,
     tag,
     text,
-    thin,
     triangle,
 )
 
 #: How a metric's distance is written.
 METRICS = {"mse": "MSE", "ssim": "1 − SSIM"}
 #: More than this is not drawn; the figure says how many are missing.
-MAX_PANELS, MAX_TARGETS, MAX_ROWS, MAX_LIMITS = 6, 40, 20, 5
+MAX_TARGETS, MAX_ROWS = 40, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +59,6 @@ class Interval:
     higher_is_safer: bool
     text: str = ""
     rule: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Roc:
-    """An attack's ROC curve with its band: equally long sequences, all in [0, 1]."""
-
-    name: str
-    fpr: Sequence[float | None]
-    tpr: Sequence[float | None]
-    low: Sequence[float | None] = ()
-    high: Sequence[float | None] = ()
-    members: int = 0
-    nonmembers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RocLimits:
-    """What a policy allows on the ROC plane.
-
-    Attributes:
-        advantage: The curve must stay under chance plus this; `None` where the policy does not say.
-        points: Highest true-positive rate that is allowed at a false-positive rate.
-    """
-
-    advantage: float | None = None
-    points: tuple[RocLimit, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RocLimit:
-    """The highest true-positive rate that a policy allows at one false-positive rate."""
-
-    fpr: float
-    tpr: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +115,6 @@ def interval_plot(key: str, rows: Sequence[Interval]) -> str:
     body.append(left_out(len(rows) - len(shown), "requirements", bottom + 52))
     words = "; ".join(f"{row.name}: {row.status}, {row.text or 'not measured'}, {row.rule}" for row in shown)
     return svg(key, bottom + (60 if len(rows) > len(shown) else 42), title, words, body)
-
-
-def roc_plot(key: str, curves: Sequence[Roc], limits: RocLimits) -> str:
-    """True-positive against false-positive rate on logarithmic axes, one panel an attack."""
-    title = "Membership attacks: true-positive rate over false-positive rate"
-    if not curves:
-        return message(key, title, "No membership attack gave a curve: there is nothing to draw.")
-    shown = curves[:MAX_PANELS]
-    key_box = legend(_roc_legend(limits), 8)
-    columns = 1 if len(shown) == 1 else 2
-    width, height = WIDTH / columns, 300.0 if columns == 1 else 226.0
-    floor = _roc_floor(shown, limits)
-    top = key_box.height + 10
-    body = [key_box.body]
-    for i, curve in enumerate(shown):
-        body.append(_roc_panel(curve, limits, floor, i % columns * width, top + i // columns * height, width, height))
-    bottom = top + math.ceil(len(shown) / columns) * height
-    body.append(left_out(len(curves) - len(shown), "attacks", bottom + 12))
-    words = "; ".join(f"{c.name}: {c.members} members, {c.nonmembers} nonmembers" for c in shown)
-    return svg(key, bottom + (18 if len(curves) > len(shown) else 2), title, words, body)
 
 
 def distance_plot(key: str, name: str, distances: Distances) -> str:
@@ -300,86 +241,6 @@ def _arrow(x: float, y: float, sign: int) -> str:
     """An arrow head that points out of the axis."""
     points = f"{x:.1f},{y:.1f} {x - sign * 9:.1f},{y - 6:.1f} {x - sign * 9:.1f},{y + 6:.1f}"
     return tag("polygon", points=points, fill=LINE, role_="beyond")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# ROC
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _roc_floor(curves: Sequence[Roc], limits: RocLimits) -> float:
-    """The lowest rate on both axes: the decade of the smallest rate that records or limits can tell, down to 1e-6."""
-    counts = [n for c in curves for n in (c.members, c.nonmembers) if n > 0]
-    rates = [1 / n for n in counts] + [v for p in limits.points for v in (p.fpr, p.tpr) if v > 0]
-    smallest = min([0.1, *rates])
-    return 10.0 ** max(-6, math.floor(math.log10(smallest) + 1e-9))
-
-
-def _roc_panel(
-    curve: Roc, limits: RocLimits, floor: float, left: float, top: float, width: float, height: float
-) -> str:
-    """One attack: chance, the band, the curve and the policy's limits."""
-    x = Scale(floor, 1.0, left + 58, left + width - 12, log=True)
-    y = Scale(floor, 1.0, top + height - 42, top + 22, log=True)
-    name = fit(curve.name, x.end - x.start, bold=True)
-    points = list(zip(curve.fpr, curve.tpr, strict=True))
-    known = [(x(f), y(t)) for f, t in points if is_number(f) and is_number(t)]
-    parts = [
-        text(x.start, top + 12, name, weight="bold", hover=curve.name),
-        axes(Plane(x, y, "false-positive rate", "true-positive rate")),
-        _band(curve, x, y) if len(known) > 1 else "",
-        line(x.start, y.start, x.end, y.end, QUIET, 1, CHANCE_DASH, "chance"),
-        _advantage(limits.advantage, floor, x, y),
-        *(_ceiling(p, x, y) for p in limits.points[:MAX_LIMITS]),
-        polyline(known, LINE, 1.8, "curve") if len(known) > 1 else "",
-    ]
-    if len(known) < 2:
-        parts.append(text((x.start + x.end) / 2, (y.start + y.end) / 2, "no curve", anchor="middle", size=12))
-    return "".join(parts)
-
-
-def _band(curve: Roc, x: Scale, y: Scale) -> str:
-    """The simultaneous band around the curve; nothing where there is none."""
-    if not len(curve.fpr) == len(curve.low) == len(curve.high):
-        return ""
-    ends = zip(curve.fpr, curve.low, curve.high, strict=True)
-    known = [(f, a, b) for f, a, b in ends if is_number(f) and is_number(a) and is_number(b)]
-    edge = [(x(f), y(b)) for f, _, b in known] + [(x(f), y(a)) for f, a, _ in reversed(known)]
-    return tag("polygon", points=points_of(thin(edge)), fill=BAND, stroke="none", role_="band") if edge else ""
-
-
-def _advantage(limit: float | None, floor: float, x: Scale, y: Scale) -> str:
-    """The curve of chance plus the allowed advantage."""
-    if limit is None:
-        return ""
-    rates = [floor ** (1 - i / 60) for i in range(61)]
-    points = [(x(r), y(r + limit)) for r in rates if r + limit <= 1]
-    return polyline([*points, (x(max(floor, 1 - limit)), y(1.0))], LIMIT, 1.5, "limit-advantage", LIMIT_DASH)
-
-
-def _ceiling(limit: RocLimit, x: Scale, y: Scale) -> str:
-    """The highest true-positive rate that is allowed at one false-positive rate."""
-    at, height = x(limit.fpr), y(limit.tpr)
-    start, end = max(x.start, at - 13), min(x.end, at + 13)
-    return line(at, y.start, at, y.end, LIMIT, 1, GUIDE_DASH) + line(
-        start, height, end, height, LIMIT, 3, role="limit-tpr"
-    )
-
-
-def _roc_legend(limits: RocLimits) -> list[Entry]:
-    entries = [
-        Entry(line(0, 0, 24, 0, LINE, 1.8), "attack"),
-        Entry(tag("rect", x=0, y=-5, width=24, height=10, fill=BAND), "its band"),
-        Entry(line(0, 0, 24, 0, QUIET, 1, CHANCE_DASH), "chance"),
-    ]
-    if limits.advantage is not None:
-        entries.append(Entry(line(0, 0, 24, 0, LIMIT, 1.5, LIMIT_DASH), f"limit: advantage {number(limits.advantage)}"))
-    for p in limits.points[:MAX_LIMITS]:
-        sample = line(12, -7, 12, 7, LIMIT, 1, GUIDE_DASH) + line(0, 0, 24, 0, LIMIT, 3)
-        words = f"limit: true-positive rate {number(p.tpr)} at false-positive rate {number(p.fpr)}"
-        entries.append(Entry(sample, words))
-    missing = len(limits.points) - MAX_LIMITS
-    return [*entries, Entry("", f"{missing} more limits not drawn")] if missing > 0 else entries
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from . import figures
-from .phrases import Evidence, bounds, count, measured, rule, status
+from . import figures, membership
+from .phrases import Evidence, bounds, count, measured, percent, rule, several, status
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,15 @@ class Figure:
 
 def illustrate(evidence: Evidence) -> tuple[Figure, ...]:
     """Every figure of the report, in order; one that has nothing to draw says so."""
-    return (*_interval_figures(evidence), _roc_figure(evidence), *_distance_figures(evidence), _budget_figure(evidence))
+    return (
+        *_interval_figures(evidence),
+        _roc_figure(evidence),
+        *_score_figures(evidence),
+        *_class_figures(evidence),
+        *_power_figures(evidence),
+        *_distance_figures(evidence),
+        _budget_figure(evidence),
+    )
 
 
 def _interval_figures(evidence: Evidence) -> tuple[Figure, ...]:
@@ -53,21 +61,103 @@ def _interval_row(finding: Evidence) -> figures.Interval:
 
 def _roc_figure(evidence: Evidence) -> Figure:
     curves = [
-        figures.Roc(c["attack"], c["fpr"], c["tpr"], c["low"] or (), c["high"] or (), c["members"], c["nonmembers"])
+        membership.Roc(c["attack"], c["fpr"], c["tpr"], c["low"] or (), c["high"] or (), c["members"], c["nonmembers"])
         for c in evidence["figures"]["roc"]
     ]
-    advantages = [f["limit"] for f in _of(evidence, "membership.advantage")]
-    points = [figures.RocLimit(f["at"]["fpr"], f["limit"]) for f in _of(evidence, "membership.tpr") if "fpr" in f["at"]]
-    limits = figures.RocLimits(min(advantages, default=None), tuple(dict.fromkeys(points)))
+    points = [
+        membership.RocLimit(f["at"]["fpr"], f["limit"]) for f in _of(evidence, "membership.tpr") if "fpr" in f["at"]
+    ]
+    limits = membership.RocLimits(_advantage_limit(evidence), tuple(dict.fromkeys(points)))
+    proved = _proved(evidence)
     caption = (
         f"Membership attacks, both axes logarithmic{_sizes(curves)}. The dashed diagonal is chance: an attack on it "
         "learns nothing. The band holds at each point by itself and is drawn for the eye; no verdict rests on it. "
-        "Rates below an axis lie on its edge."
+        f"Rates below an axis lie on its edge.{_proved_words(proved)}"
     )
-    return Figure(Markup(figures.roc_plot("fig-roc", curves, limits)), caption)
+    return Figure(Markup(membership.roc_plot("fig-roc", curves, limits, proved)), caption)
 
 
-def _sizes(curves: list[figures.Roc]) -> str:
+def _advantage_limit(evidence: Evidence) -> float | None:
+    return min((f["limit"] for f in _of(evidence, "membership.advantage")), default=None)
+
+
+def _proved(evidence: Evidence) -> membership.Proved | None:
+    """What the ledger leaves possible; older evidence does not say."""
+    bound = evidence["figures"].get("bound")
+    return None if bound is None else membership.Proved(bound["fpr"], bound["tpr"], bound["basis"])
+
+
+def _proved_words(proved: membership.Proved | None) -> str:
+    if proved is None:
+        return ""
+    if proved.basis == "proved":
+        return " By the ledger of the training, no attack on one record reaches into the shaded region."
+    return (
+        " If the declared ledger is true, no attack on one record reaches into the shaded region; midguard did not "
+        "write it."
+    )
+
+
+def _score_figures(evidence: Evidence) -> tuple[Figure, ...]:
+    """The strongest attack's; older evidence has none."""
+    entries = evidence["figures"].get("scores", [])[:1]
+    return tuple(_score_figure(entry) for entry in entries)
+
+
+def _score_figure(entry: Evidence) -> Figure:
+    scores = membership.Scores(entry["attack"], entry["edges"], entry["members"], entry["nonmembers"])
+    caption = (
+        f"{entry['attack']}: how members score beside nonmembers. Where both lie alike, the score tells nothing. Each "
+        "area is a share of the records; the outermost parts hold everything beyond the axis, and each part "
+        "shows nobody or at least five people of a kind."
+    )
+    return Figure(Markup(membership.score_plot("fig-scores", scores)), caption)
+
+
+def _class_figures(evidence: Evidence) -> tuple[Figure, ...]:
+    entry = evidence["figures"].get("classes")
+    return () if entry is None else (_class_figure(entry, _advantage_limit(evidence)),)
+
+
+def _class_figure(entry: Evidence, limit: float | None) -> Figure:
+    risks = [
+        membership.ClassRisk(str(c["class"]), c["value"], c["low"], c["high"], c["members"], c["nonmembers"])
+        for c in entry["classes"]
+    ]
+    few = entry["tooFew"]
+    left = f" Not shown: {several(few, 'class', 'classes')} with too few records of either kind." if few else ""
+    caption = (
+        f"{entry['attack']}: advantage within each class, the most exposed first. The intervals hold for all classes "
+        f"and attacks together with a confidence of {percent(entry['confidence'])}.{left}"
+    )
+    return Figure(Markup(membership.class_plot("fig-classes", entry["attack"], risks, limit)), caption)
+
+
+def _power_figures(evidence: Evidence) -> tuple[Figure, ...]:
+    entries = evidence["figures"].get("budget", [])
+    if not entries:
+        return ()
+    said = [f"{e['attack']}: {e['doubling']}." for e in entries[: membership.MAX_NAMED] if e["doubling"]]
+    caption = (
+        "What the attacks that use reference models achieve with fewer of them, on the same records, with the "
+        f"interval of each point by itself. {' '.join(said)}"
+    )
+    powers = [_power(entry) for entry in entries]
+    return (Figure(Markup(membership.power_plot("fig-power", powers)), caption.rstrip()),)
+
+
+def _power(entry: Evidence) -> membership.Power:
+    points = tuple(
+        membership.PowerPoint(p["references"], _estimate(p["auc"]), _estimate(p["tpr"])) for p in entry["points"]
+    )
+    return membership.Power(entry["attack"], points, entry["points"][0]["tpr"]["fpr"])
+
+
+def _estimate(entry: Evidence) -> membership.Estimate:
+    return membership.Estimate(entry["value"], entry["low"], entry["high"])
+
+
+def _sizes(curves: list[membership.Roc]) -> str:
     """Over how many records, where it is the same for all curves."""
     sizes = {(c.members, c.nonmembers) for c in curves}
     if len(sizes) != 1:

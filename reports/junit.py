@@ -56,7 +56,7 @@ def _add_properties(suite: ET.Element, result: Result) -> None:
         "subject.sha256": result.subject.sha256,
         "adversary": result.adversary,
         "seed": result.seed,
-    }
+    } | {f"warning.{i}": warning for i, warning in enumerate(result.warnings, start=1)}
     for name, value in values.items():
         ET.SubElement(properties, "property", {"name": name, "value": value})
 

@@ -91,6 +91,8 @@ def _invocation(result: Result) -> _Json:
         "executionSuccessful": not any(row.status is Status.ERROR for row in result.rows),
         "exitCode": result.exit_code,
     }
+    notes = [{"level": "warning", "message": {"text": warning}} for warning in result.warnings]
+    invocation |= {"toolExecutionNotifications": notes} if notes else {}
     return invocation | ({"endTimeUtc": result.created} if result.created else {})
 
 

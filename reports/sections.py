@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..engine.errors import MidguardError
-from . import wording
+from . import circumstances, wording
 from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
@@ -128,6 +128,9 @@ class Report:
     signer: SignerCard | None
     summary: Summary
     attacks: tuple[AttackCard, ...]
+    references: circumstances.References | None
+    shift: str
+    warnings: tuple[str, ...]
     coverage: tuple[Coverage, ...]
     figures: tuple[Figure, ...]
     policy: tuple[PolicyLine, ...]
@@ -191,6 +194,9 @@ def _compose(evidence: Evidence, signer: SignerCard | None, digest: str) -> Repo
         signer=signer,
         summary=_summary(evidence, rows),
         attacks=tuple(_attack_card(attack, evidence) for attack in evidence["attacks"]),
+        references=circumstances.references(evidence),
+        shift=circumstances.shift_words(evidence),
+        warnings=circumstances.warnings(evidence),
         coverage=rows,
         figures=illustrate(evidence),
         policy=policy[:_POLICY_LINES],
@@ -389,4 +395,4 @@ def _limits(evidence: Evidence, signer: SignerCard | None) -> tuple[str, ...]:
         f"The subject names no {listed(missing)} records: what needs them was not measured.": missing,
         "Nobody signed this report: nothing shows who made it, or that it was not changed.": signer is None,
     }
-    return tuple(line for line, holds in lines.items() if holds)
+    return (*(line for line, holds in lines.items() if holds), *circumstances.warnings(evidence))

@@ -66,6 +66,16 @@ TAXONOMY: tuple[AttackClass, ...] = (
         edpb="(i)",
     ),
     AttackClass(
+        "record-risk",
+        "Membership risk of the most exposed records",
+        "Would single records stand out far more than the average suggests, in models trained as this one was?",
+        goals=frozenset({Goal.RISK}),
+        atlas="AML.T0024.000",
+        nist="NISTAML.033",
+        owasp="ML04:2023",
+        edpb="(i)",
+    ),
+    AttackClass(
         "person-level-membership",
         "Membership of a person with several records",
         "Was anything of this person used, over all of their records together?",

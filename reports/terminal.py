@@ -219,10 +219,12 @@ def _pad(cell: str, width: int, right: bool) -> str:
 
 
 def _print_gaps(result: Result, page: _Page) -> None:
-    """What tells nothing: attacks that did not run, and those that would not have found a leak."""
+    """Attacks that did not run, those that would not have found a leak, and what weakens the others."""
     for name, gaps in (("not tested", result.not_tested), ("blind, so not counted", result.blind)):
         if gaps:
             page.paragraph(f"{name}: {'; '.join(map(str, gaps))}")
+    for warning in result.warnings:
+        page.paragraph(warning)
 
 
 def _print_close(result: Result, page: _Page) -> None:
@@ -239,8 +241,9 @@ def render_plan(plan: Mapping[str, object], console: Console) -> None:
     """Print what would run, what cannot and why, what is trained for it, and the cost.
 
     Args:
-        plan: `jobs` (attack, role, parameters, seed, queries, cached), `obstacles` (attack, requirement, reason),
-            `training` (lines or mappings) and `seconds` (a number or null).
+        plan: `jobs` (attack, role, parameters, seed, queries, cached; references, how many it needs, may be left out),
+            `obstacles` (attack, requirement, reason), `training` (lines or mappings), `seconds` (a number or null) and
+            `lacking` (why there are no reference models; may be left out).
         console: Where to print.
 
     Raises:
@@ -252,6 +255,9 @@ def render_plan(plan: Mapping[str, object], console: Console) -> None:
         _print_job(job, page)
     for obstacle in entries(plan, "obstacles"):
         page.paragraph(f"{MARKS[Status.NOT_RUN]} cannot run: {_obstacle(obstacle)}")
+    lacking = text(plan, "lacking")
+    if lacking:
+        page.paragraph(f"{MARKS[Status.NOT_RUN]} no reference models: {lacking}")
     for line in _lines(plan, "training"):
         page.paragraph(f"trains {line}")
     _print_cost(plan, jobs, page)
@@ -267,7 +273,9 @@ def _obstacle(entry: Mapping[str, object]) -> str:
 def _print_job(job: Mapping[str, object], page: _Page) -> None:
     """One job: a line for what it is, a line for how it is set."""
     state = "in the store" if job.get("cached") is True else f"{integer(job, 'queries')} queries"
-    page.paragraph(f"{text(job, 'attack')}, {text(job, 'role')}: {state}", 2)
+    models = integer(job, "references") if "references" in job else 0
+    against = f", {models} reference model{'s' if models > 1 else ''}" if models else ""
+    page.paragraph(f"{text(job, 'attack')}, {text(job, 'role')}: {state}{against}", 2)
     settings = {**mapping(job, "parameters"), "seed": job.get("seed")}
     page.paragraph(parameters(settings), _INDENT, "dim")
 

@@ -27,9 +27,17 @@ import midguard
 from midguard.engine import registry
 from midguard.engine.accountants._bound import Accountant
 from midguard.engine.architectures import Architecture
-from midguard.engine.attack import Attack, ClassInversion, MembershipAttack, RecordInversion, ThreatModel
+from midguard.engine.attack import (
+    Attack,
+    ClassInversion,
+    MembershipAttack,
+    RecordInversion,
+    RecordSeparation,
+    ThreatModel,
+)
 from midguard.engine.defenses import Defense
 from midguard.engine.demo import CASES
+from midguard.engine.ensembles import Ensemble
 from midguard.engine.errors import InputError
 from midguard.engine.formats import DataFormat, ModelFormat
 from midguard.engine.measure import Measure, Reads
@@ -49,11 +57,12 @@ HEAVY = ("torch", "numpy", "scipy", "sklearn", "opacus", "dp_accounting", "panda
 
 PROTOCOLS: dict[Goal, type] = {
     Goal.MEMBERSHIP: MembershipAttack,
+    Goal.RISK: RecordSeparation,
     Goal.CLASS: ClassInversion,
     Goal.RECORD: RecordInversion,
 }
 #: Which goals a folder of attacks may have.
-FOLDERS = {"membership": {Goal.MEMBERSHIP}, "inversion": {Goal.CLASS, Goal.RECORD}}
+FOLDERS = {"membership": {Goal.MEMBERSHIP, Goal.RISK}, "inversion": {Goal.CLASS, Goal.RECORD}}
 
 
 def plugins(*kinds: str) -> list[Any]:
@@ -73,6 +82,7 @@ def plugins(*kinds: str) -> list[Any]:
         ("formats", "state_dict"),
         ("accountants", "pld"),
         ("architectures", "mlp"),
+        ("ensembles", "sequential"),
     ],
 )
 def test_the_registry_finds_what_is_there(kind: str, known: str) -> None:
@@ -80,7 +90,9 @@ def test_the_registry_finds_what_is_there(kind: str, known: str) -> None:
 
 
 def test_every_kind_of_plugin_is_guarded_here() -> None:
-    assert set(registry.KINDS) == {"attacks", "measures", "defenses", "formats", "accountants", "architectures"}
+    assert set(registry.KINDS) == {
+        "attacks", "measures", "defenses", "formats", "accountants", "architectures", "ensembles"
+    }  # fmt: skip
 
 
 def test_there_are_sources_policies_and_sections_to_look_at() -> None:
@@ -278,6 +290,25 @@ def test_an_architecture_builds_with_its_defaults(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), plugins("accountants"))
 def test_an_accountant_bounds_epsilon(kind: str, name: str) -> None:
     assert isinstance(registry.load(kind, name)(), Accountant)
+
+
+@pytest.mark.parametrize(("kind", "name"), plugins("ensembles"))
+def test_an_ensemble_trains(kind: str, name: str) -> None:
+    plugin: Any = registry.load(kind, name)
+    assert isinstance(plugin(), Ensemble)
+    check_frozen(plugin)
+    check_source(plugin)
+
+
+@pytest.mark.parametrize(("kind", "name"), plugins("attacks"))
+def test_an_attack_says_how_many_reference_models_it_needs(kind: str, name: str) -> None:
+    attack: Any = registry.load(kind, name)()
+    assert attack.threat.references == hasattr(attack, "references")
+    if attack.threat.references:
+        assert attack.references >= 1
+        weights, exposure = Access.WEIGHTS, min(attack.threat.exposures)
+        assert attack.threat.obstacle(weights, exposure, auxiliary=True) == ""
+        assert "no recipe" in attack.threat.obstacle(weights, exposure, auxiliary=True, no_references="no recipe")
 
 
 @pytest.mark.parametrize(("kind", "name"), plugins("defenses"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from midguard.attacks.membership.loss import Loss
-from midguard.engine.controls import Controls, MembershipControl
+from midguard.engine.controls import Controls, Stage
 
 from .conftest import Ended
 
@@ -125,7 +125,7 @@ def test_one_nan_on_the_subject_alone_is_inconclusive(
 def test_a_twin_in_which_no_leak_was_found_is_inconclusive(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def blind(self: Controls) -> MembershipControl:
+    def blind(self: Controls) -> tuple[Stage, ...]:
         return self.membership_null()
 
     monkeypatch.setattr(Controls, "membership_twin", blind)
@@ -147,7 +147,7 @@ def test_a_null_in_which_a_leak_is_found_is_inconclusive_even_for_a_failing_mode
 def test_a_control_that_crashes_never_passes(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch, control: str
 ) -> None:
-    def crash(self: Controls) -> MembershipControl:
+    def crash(self: Controls) -> tuple[Stage, ...]:
         raise MemoryError("no room")
 
     monkeypatch.setattr(Controls, control, crash)
@@ -379,7 +379,7 @@ def test_nonmembers_chosen_to_look_like_members_hide_nothing(
     ended = midguard("check", write_policy(f"{LOSS}, max: 0.3"), careless / "model.pt", "--format", "json")
     found = status(ended)
     assert (ended.code, found["status"]) == (3, "inconclusive")
-    assert "differ by themselves" in str(found["reason"])
+    assert "told apart" in str(found["reason"])
 
 
 def test_near_copies_of_members_are_no_nonmembers(careless: Path, write_policy: Writer, midguard: Gate) -> None:

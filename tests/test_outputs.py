@@ -829,6 +829,71 @@ def test_the_plan_says_what_runs_what_cannot_and_what_it_costs() -> None:
     )
 
 
+def test_the_plan_says_which_job_needs_reference_models_and_what_lacks_them() -> None:
+    job = {"attack": "membership.lira", "role": "subject, twin, null", "parameters": {}, "seed": 1, "queries": 9}
+    jobs = [job | {"references": 16}, job | {"references": 1}, job | {"references": 0}]
+    text = planned({"jobs": jobs, "obstacles": [], "training": [], "seconds": None, "lacking": "the reason why"})
+    assert "  membership.lira, subject, twin, null: 9 queries, 16 reference models\n" in text
+    assert "  membership.lira, subject, twin, null: 9 queries, 1 reference model\n" in text
+    assert "  membership.lira, subject, twin, null: 9 queries\n" in text
+    assert "∅ no reference models: the reason why\n" in text
+    assert "no reference models" not in planned(PLAN)
+
+
+def weakened() -> Evidence:
+    shift = {"found": True, "p": 1e-9, "alpha": 0.01, "auc": 0.87, "records": 1200, "untested": ""}
+    return evidence() | {
+        "shift": shift | {"features": [{"name": "column 7", "p": 1e-6}]},
+        "references": {"missing": "the subject names no recipe (spec.training.recipe)", "adds": ["membership.lira"]},
+    }
+
+
+SHIFTED = (
+    "Members and nonmembers differ by themselves: without the model, 1,200 records are told apart "
+    "(AUC 0.87, p = 1e-09) by column 7 (p = 1e-06). What an attack tells of them is not leakage alone."
+)
+MISSING = (
+    "No reference models were trained: the subject names no recipe (spec.training.recipe). "
+    "A recipe would add membership.lira."
+)
+SAID = (SHIFTED, MISSING)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_shift_and_a_missing_recipe_are_said_on_the_terminal(width: int) -> None:
+    text = " ".join(printed(weakened(), width).split())
+    assert all(sentence in text for sentence in SAID)
+    assert text.index(SAID[0]) < text.index(SAID[1]) < text.index("8 requirements:")
+
+
+def test_a_shift_and_a_missing_recipe_are_said_to_every_tool() -> None:
+    lines = [line.replace("\\", "") for line in render_markdown(weakened()).splitlines()]
+    assert [f"- {sentence}" in lines for sentence in SAID] == [True, True]
+    suite = ET.fromstring(render_junit(weakened())).find("testsuite")
+    assert suite is not None
+    properties = {p.get("name"): p.get("value") for p in suite.iter("property")}
+    assert (properties["warning.1"], properties["warning.2"]) == SAID
+    run = json.loads(render_sarif(weakened()))["runs"][0]
+    notes = run["invocations"][0]["toolExecutionNotifications"]
+    assert notes == [{"level": "warning", "message": {"text": sentence}} for sentence in SAID]
+    assert "toolExecutionNotifications" not in json.loads(render_sarif(evidence()))["runs"][0]["invocations"][0]
+
+
+@pytest.mark.parametrize("broken", [{"shift": {"found": True}}, {"shift": 3}, {"references": {"count": "x"}}])
+def test_circumstances_that_cannot_be_read_are_refused(broken: Evidence) -> None:
+    with pytest.raises(InputError, match="references or shift"):
+        printed(evidence() | broken)
+
+
+def test_what_the_circumstances_name_cannot_steer_the_terminal() -> None:
+    document = weakened()
+    document["references"] = {"missing": HOSTILE, "adds": [HOSTILE]}
+    document["shift"]["features"][0]["name"] = HOSTILE
+    assert "\x1b" not in printed(document)
+    assert "<script>" not in render_markdown(document)
+    ET.fromstring(render_junit(document))
+
+
 def test_a_plan_without_an_estimate_names_none() -> None:
     text = planned({"jobs": [], "obstacles": [], "training": [], "seconds": None})
     assert text == "nothing would run\n0 jobs, 0 of them in the store, 0 queries\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -24,7 +25,7 @@ import tinyhtml5
 
 from midguard.engine import registry
 from midguard.engine.errors import MidguardError
-from midguard.reports import drawing, figures, html, pdf
+from midguard.reports import circumstances, drawing, figures, html, membership, pdf
 from midguard.reports.html import SignerCard, render_html
 from midguard.reports.pdf import render_pdf
 from midguard.reports.sections import compose, control_notes
@@ -331,6 +332,7 @@ def attack(
         "parameters": parameters,
         "seed": "7718281828",
         "queries": 1200,
+        "references": 16 if name == "membership.loss" else 0,
         "seconds": 0.41,
         "threat": {
             "access": "release",
@@ -346,6 +348,81 @@ def curve(strength: float, points: int = 60) -> dict[str, list[float]]:
     fpr = [0.0, *(10 ** (-3 + 3 * i / points) for i in range(points + 1))]
     tpr = [min(1.0, f ** (1 / (1 + strength))) if f else 0.0 for f in fpr]
     return {"fpr": fpr, "tpr": tpr, "low": [max(0.0, t - 0.05) for t in tpr], "high": [min(1.0, t + 0.05) for t in tpr]}
+
+
+REFERENCES = {
+    "count": 16,
+    "method": "stacked, 16 at a time, 2 processes",
+    "reused": 8,
+    "seconds": 12.346,
+    "recordsEach": 600,
+    "accuracyInside": 0.991,
+    "accuracyOutside": 0.823,
+    "subjectInside": 0.985,
+    "subjectOutside": 0.811,
+}
+FAIR = {"found": False, "p": 0.41, "alpha": 0.01, "auc": 0.507, "records": 1200, "features": [], "untested": ""}
+FAIR["detectable"] = 0.268
+SHIFTED = FAIR | {
+    "found": True,
+    "p": 1.2e-9,
+    "auc": 0.874,
+    "features": [{"name": "column 7", "p": 2e-8}, {"name": "class", "p": 0.0031}],
+}
+MISSING = {
+    "missing": "the subject names no recipe (spec.training.recipe)",
+    "adds": ["membership.lira", "membership.rmia"],
+}
+
+
+def extremes(a: list[float], b: list[float]) -> dict[str, Any]:
+    names = ("value", "low", "high")
+    return {"auc": dict(zip(names, a, strict=True)), "tpr": {"fpr": 0.001, **dict(zip(names, b, strict=True))}}
+
+
+def membership_figures() -> dict[str, Any]:
+    fpr = [10 ** (-6 + 6 * i / 120) for i in range(121)]
+    budget = [
+        {
+            "attack": name,
+            "points": [
+                {"references": 4, **extremes([0.65 + up, 0.62 + up, 0.68 + up], [0.02, 0.01, 0.04])},
+                {"references": 8, **extremes([0.70 + up, 0.67 + up, 0.73 + up], [0.04, 0.02, 0.06])},
+                {"references": 16, **extremes([0.72 + up, 0.69 + up, 0.75 + up], [0.048, 0.03, 0.07])},
+            ],
+            "doubling": "from 8 to 16 reference models the AUC changed by +0.020 [+0.009, +0.031]: 32 would be "
+            "expected to find more still, by about as much or less",
+        }
+        for name, up in (("membership.loss", 0.0), ("membership.label", -0.05))
+    ]
+    return {
+        "bound": {"fpr": fpr, "tpr": [min(1.0, 30 * f**0.9) for f in fpr], "advantage": 0.9, "basis": "proved"},
+        "scores": [
+            {
+                "attack": "membership.loss",
+                "edges": [-5.0, -4.0, *(-3.5 + 0.5 * i for i in range(11)), 3.0],
+                "members": [5, 8, 12, 20, 33, 40, 60, 75, 90, 96, 70, 51, 40],
+                "nonmembers": [30, 41, 60, 80, 90, 80, 70, 55, 40, 24, 15, 8, 7],
+            }
+        ],
+        "classes": {
+            "attack": "membership.loss",
+            "confidence": 0.95,
+            "tooFew": 1,
+            "classes": [
+                {
+                    "class": c,
+                    "value": 0.5 - 0.06 * c,
+                    "low": 0.3 - 0.07 * c,
+                    "high": 0.66 - 0.05 * c,
+                    "members": 60 + c,
+                    "nonmembers": 58,
+                }
+                for c in range(9)
+            ],
+        },
+        "budget": budget,
+    }
 
 
 def sample_evidence(**changes: Any) -> dict[str, Any]:
@@ -456,7 +533,9 @@ def sample_evidence(**changes: Any) -> dict[str, Any]:
             ],
             "curve": [{"step": s, "epsilon": 7.9 * math.sqrt(s / 300)} for s in range(10, 301, 10)],
         },
-        "figures": {"roc": roc, "distances": distances},
+        "references": REFERENCES,
+        "shift": FAIR,
+        "figures": {"roc": roc, "distances": distances, **membership_figures()},
         "notTested": [
             {"attack": "inversion.gradient", "reason": "it needs the weights, which this adversary does not hold"}
         ],
@@ -739,7 +818,7 @@ def test_a_limit_of_the_evidence_is_named_only_where_it_holds():
 def test_evidence_that_lacks_something_gives_no_report(key):
     evidence = sample_evidence()
     del evidence[key]
-    if key in ("exitCode", "signed"):
+    if key in ("exitCode", "signed", "references", "shift"):
         assert render_html(evidence, CARD)
         return
     with pytest.raises(MidguardError, match="schemaVersion 1"):
@@ -763,6 +842,72 @@ def test_evidence_that_lacks_something_gives_no_report(key):
 def test_evidence_that_contradicts_itself_gives_no_report(change):
     with pytest.raises(MidguardError, match="cannot be written"):
         render_html(sample_evidence(**change), CARD)
+
+
+def test_evidence_of_an_earlier_midguard_is_rendered_as_it_was():
+    evidence = sample_evidence()
+    del evidence["references"], evidence["shift"]
+    evidence["figures"] = {name: evidence["figures"][name] for name in ("roc", "distances")}
+    for attack in evidence["attacks"]:
+        del attack["references"]
+    page = words(parsed(render_html(evidence, CARD)))
+    assert "Reference models" not in page
+    assert "by themselves" not in page.split("Limits of the evidence")[0].replace("differ by themselves, and its", "")
+    assert len(compose(evidence, CARD).figures) == len(compose(sample_evidence(), CARD).figures) - 3
+
+
+def test_reference_models_are_told_with_their_likeness(signed):
+    section = words(next(e for e in signed.iter("section") if e.get("id") == "attacks"))
+    assert "16 models were trained by the subject's own recipe, each on about 600 records" in section
+    assert "Stacked, 16 at a time, 2 processes; 8 of them stood in the store already; 12.3 s of training." in section
+    rows = {
+        words(row.find("th")): [words(d) for d in row.findall("td")]
+        for row in signed.iter("tr")
+        if row.find("th") is not None
+    }
+    assert rows["on records that it was trained on"] == ["0.991", "0.985"]
+    assert rows["on records that it was not trained on"] == ["0.823", "0.811"]
+    assert "held against 16 reference models" in section
+    assert section.count("held against") == 1
+    assert "Nothing in the 1,200 records themselves was found to tell members from nonmembers" in section
+    assert "(AUC 0.507, p = 0.41; 0.01 or less would have). A column whose mean differs by 0.268 standard" in section
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"references": MISSING}, "A recipe would add membership.lira and membership.rmia."),
+        (
+            {"references": MISSING | {"missing": "the recipe's task is not the model's"}},
+            "With them the check would add",
+        ),
+        ({"references": {"missing": "none was trained", "adds": []}}, "No reference models were trained: none was"),
+        ({"references": REFERENCES | {"subjectOutside": 0.5}}, "differs from its own by up to 0.323"),
+        ({"shift": SHIFTED}, "(AUC 0.874, p = 1.2e-09) by column 7 (p = 2e-08) and class (p = 0.0031)"),
+        ({"shift": SHIFTED | {"features": []}}, "by no single value, but all of them together"),
+        ({"shift": FAIR | {"untested": "too few records"}}, "is not known: too few records."),
+    ],
+)
+def test_what_weakens_every_attack_is_said_among_the_attacks_and_the_limits(change, says):
+    evidence = sample_evidence(**change)
+    assert [says in line for line in compose(evidence, CARD).warnings] == [True]
+    page = parsed(render_html(evidence, CARD))
+    for section in ("attacks", "limits"):
+        assert says in words(next(e for e in page.iter("section") if e.get("id") == section))
+
+
+def test_nothing_is_said_where_nothing_weakens():
+    assert compose(sample_evidence(), CARD).warnings == ()
+    assert compose(sample_evidence(references=None, shift=None), CARD).warnings == ()
+    near = REFERENCES | {"subjectOutside": 0.74, "accuracyOutside": None}
+    assert compose(sample_evidence(references=near), CARD).warnings == ()
+
+
+@pytest.mark.parametrize("change", [{"shift": "yes"}, {"references": {"count": "many"}}, {"shift": {"found": True}}])
+def test_circumstances_that_cannot_be_read_give_no_report(change):
+    with pytest.raises(MidguardError, match="cannot be written"):
+        render_html(sample_evidence(**change), CARD)
+    assert circumstances.warnings({}) == ()
 
 
 def test_the_document_is_named_by_the_evidence_alone():
@@ -912,9 +1057,9 @@ def linear(ticks: list[ElementTree.Element], axis: str) -> Any:
 
 def test_a_roc_curve_lies_where_its_ticks_say():
     c = curve(1.0, 30)
-    roc = figures.Roc("a", c["fpr"], c["tpr"], c["low"], c["high"], 600, 600)
-    limits = figures.RocLimits(0.1, (figures.RocLimit(0.01, 0.2),))
-    root = drawn(figures.roc_plot("k", [roc], limits))
+    roc = membership.Roc("a", c["fpr"], c["tpr"], c["low"], c["high"], 600, 600)
+    limits = membership.RocLimits(0.1, (membership.RocLimit(0.01, 0.2),))
+    root = drawn(membership.roc_plot("k", [roc], limits))
     x, y = decades(marked(root, "tick-x"), "x"), decades(marked(root, "tick-y"), "y")
     found = [(x(px), y(py)) for px, py in points(marked(root, "curve")[0])]
     for fpr, tpr in found:
@@ -929,8 +1074,8 @@ def test_a_roc_curve_lies_where_its_ticks_say():
 
 
 def test_a_roc_band_spans_low_to_high():
-    roc = figures.Roc("a", [0.01, 0.1, 1.0], [0.1, 0.4, 1.0], [0.05, 0.3, 0.9], [0.2, 0.5, 1.0], 1000, 1000)
-    root = drawn(figures.roc_plot("k", [roc], figures.RocLimits()))
+    roc = membership.Roc("a", [0.01, 0.1, 1.0], [0.1, 0.4, 1.0], [0.05, 0.3, 0.9], [0.2, 0.5, 1.0], 1000, 1000)
+    root = drawn(membership.roc_plot("k", [roc], membership.RocLimits()))
     x, y = decades(marked(root, "tick-x"), "x"), decades(marked(root, "tick-y"), "y")
     corners = [(x(px), y(py)) for px, py in points(marked(root, "band")[0])]
     expected = [(0.01, 0.2), (0.1, 0.5), (1.0, 1.0), (1.0, 0.9), (0.1, 0.3), (0.01, 0.05)]
@@ -938,20 +1083,94 @@ def test_a_roc_band_spans_low_to_high():
 
 
 def test_a_roc_with_holes_and_one_without_points():
-    holes = figures.Roc("a", [0.0, None, 0.1, math.nan, 1.0], [0.0, 0.2, 0.3, 0.5, 1.0], members=50, nonmembers=50)
-    empty = figures.Roc("b", [], [])
-    root = drawn(figures.roc_plot("k", [holes, empty], figures.RocLimits()))
+    holes = membership.Roc("a", [0.0, None, 0.1, math.nan, 1.0], [0.0, 0.2, 0.3, 0.5, 1.0], members=50, nonmembers=50)
+    empty = membership.Roc("b", [], [])
+    root = drawn(membership.roc_plot("k", [holes, empty], membership.RocLimits()))
     assert [len(points(c)) for c in marked(root, "curve")] == [3]
-    assert [t.text for t in root.iter(f"{SVG}text")].count("no curve") == 1
+    assert [e.text for e in marked(root, "legend")][:2] == ["a", "b: no curve"]
     assert not marked(root, "band")
 
 
-@pytest.mark.parametrize(("attacks", "panels"), [(1, 1), (2, 2), (6, 6), (40, 6)])
-def test_roc_panels_are_capped_and_say_so(attacks, panels):
-    rocs = [figures.Roc(f"membership.a{i}", [0.01, 1.0], [0.02, 1.0], members=9, nonmembers=9) for i in range(attacks)]
-    root = drawn(figures.roc_plot("k", rocs, figures.RocLimits()))
-    assert len(marked(root, "curve")) == panels
-    assert [e.text for e in marked(root, "left-out")] == (["34 more attacks not drawn"] if attacks == 40 else [])
+@pytest.mark.parametrize(("attacks", "named", "others"), [(1, 1, 0), (4, 4, 0), (5, 4, 1), (40, 4, 36)])
+def test_the_first_curves_are_named_and_the_others_counted(attacks, named, others):
+    rocs = [
+        membership.Roc(f"membership.a{i}", [0.01, 1.0], [0.02, 1.0], members=9, nonmembers=9) for i in range(attacks)
+    ]
+    root = drawn(membership.roc_plot("k", rocs, membership.RocLimits()))
+    assert (len(marked(root, "curve")), len(marked(root, "other-curve"))) == (named, others)
+    legend = [e.text for e in marked(root, "legend")]
+    assert legend[:named] == [f"membership.a{i}" for i in range(named)]
+    assert [t for t in legend if "weaker" in t] == ([f"{others} weaker attack{'s' * (others > 1)}"] if others else [])
+    strokes = {(e.get("stroke-dasharray"), e.get("stroke-width")) for e in marked(root, "curve")}
+    assert len(strokes) == named
+    assert all(f"membership.a{i}" in root.find(f"{SVG}desc").text for i in range(attacks))
+
+
+def test_what_the_ledger_rules_out_lies_above_its_curve():
+    rates = [10 ** (-6 + i / 20) for i in range(121)]
+    proved = membership.Proved(rates, [min(1.0, 3 * r) for r in rates], "proved")
+    roc = membership.Roc("a", [0.001, 1.0], [0.002, 1.0], members=1000, nonmembers=1000)
+    root = drawn(membership.roc_plot("k", [roc], membership.RocLimits(), proved))
+    x, y = decades(marked(root, "tick-x"), "x"), decades(marked(root, "tick-y"), "y")
+    edge = [(x(px), y(py)) for px, py in points(marked(root, "proved")[0])]
+    assert len(edge) > 10
+    assert all(tpr == pytest.approx(min(1.0, 3 * fpr), rel=0.02) for fpr, tpr in edge)
+    corner, *_ = [(x(px), y(py)) for px, py in points(marked(root, "proved-area")[0])]
+    assert corner == pytest.approx((0.001, 1.0), rel=0.01)
+    assert "at most 0.03" in root.find(f"{SVG}desc").text
+    for basis, says in (("proved", "ruled out by the ledger"), ("declared", "if the declared ledger is true")):
+        told = drawn(membership.roc_plot("k", [roc], membership.RocLimits(), dataclasses.replace(proved, basis=basis)))
+        assert any(says in e.text for e in marked(told, "legend"))
+
+
+def test_a_score_distribution_has_the_area_of_its_shares():
+    edges, members, nonmembers = [0.0, 1.0, 3.0, 4.0], [10, 60, 30], [70, 24, 6]
+    root = drawn(membership.score_plot("k", membership.Scores("a", edges, members, nonmembers)))
+    x, y = linear(marked(root, "tick-x"), "x"), linear(marked(root, "tick-y"), "y")
+    for role, counts in (("members", members), ("nonmembers", nonmembers)):
+        corners = [(x(px), y(py)) for px, py in points(marked(root, role)[0])]
+        steps = corners[1:-1] if role == "members" else corners
+        for i, count in enumerate(counts):
+            (left, height), (right, same) = steps[2 * i : 2 * i + 2]
+            assert (left, right) == pytest.approx(edges[i : i + 2], abs=0.02)
+            assert height == pytest.approx(same)
+            assert height * (right - left) == pytest.approx(count / 100 * 4 / 30, abs=2e-3)
+    assert "members score above about 2, half of the nonmembers above about 0.5" in root.find(f"{SVG}desc").text
+
+
+def test_classes_lie_where_the_ticks_say():
+    risks = [membership.ClassRisk("7", 0.4, 0.2, 0.55, 50, 60), membership.ClassRisk("3", 0.0, -0.3, 0.25, 9, 8)]
+    root = drawn(membership.class_plot("k", "a", risks, 0.1))
+    x = linear(marked(root, "tick-x"), "x")
+    found = [(x(at(e, "x1")[0]), x(at(e, "x2")[0])) for e in marked(root, "interval")]
+    assert found == [pytest.approx((0.2, 0.55), abs=0.01), pytest.approx((-0.3, 0.25), abs=0.01)]
+    dots = [x(at(e, "cx")[0]) for e in root if e.tag == f"{SVG}circle"]
+    assert dots == pytest.approx([0.4, 0.0], abs=0.01)
+    assert x(at(marked(root, "limit")[0], "x1")[0]) == pytest.approx(0.1, abs=0.01)
+    assert [e.text for e in marked(root, "value")] == ["0.40 [0.20, 0.55]", "0.00 [-0.30, 0.25]"]
+    many = drawn(membership.class_plot("k", "a", risks * 60, None))
+    assert len(marked(many, "interval")) == membership.MAX_CLASSES
+    assert marked(many, "left-out")[0].text.startswith("100 more classes")
+
+
+def test_power_is_drawn_over_the_number_of_models():
+    estimates = [membership.Estimate(v, v - 0.04, v + 0.03) for v in (0.6, 0.7, 0.8)]
+    found = tuple(
+        membership.PowerPoint(k, e, membership.Estimate(e.value / 10, 0.01, 0.2))
+        for k, e in zip((4, 8, 16), estimates, strict=True)
+    )
+    root = drawn(membership.power_plot("k", [membership.Power("a", found, 0.01)]))
+    ticks = marked(root, "tick-y")
+    left = [t for t in ticks if float(t.get("x")) < drawing.WIDTH / 2]
+    y = linear(left, "y")
+    spans = [(y(at(e, "y1")[0]), y(at(e, "y2")[0])) for e in marked(root, "auc-interval")]
+    assert spans == [pytest.approx((e.low, e.high), abs=0.005) for e in estimates]
+    right = linear([t for t in ticks if t not in left], "y")
+    rates = [right(py) for _, py in points(marked(root, "tpr")[0])]
+    assert rates == pytest.approx([0.06, 0.07, 0.08], abs=2e-3)
+    assert [t.text for t in marked(root, "tick-x")] == ["4", "8", "16"] * 2
+    steps = [b[0] - a[0] for a, b in itertools.pairwise(points(marked(root, "auc")[0]))]
+    assert steps[0] == pytest.approx(steps[1])  # a doubling is as wide wherever it stands
 
 
 def row(**changes: Any) -> figures.Interval:
@@ -1080,7 +1299,10 @@ def test_an_unbounded_accountant_is_named_beside_a_finite_one():
     ("svg", "says"),
     [
         (figures.interval_plot("k", []), "no requirement"),
-        (figures.roc_plot("k", [], figures.RocLimits()), "No membership attack"),
+        (membership.roc_plot("k", [], membership.RocLimits()), "No membership attack"),
+        (membership.score_plot("k", membership.Scores("a", [1.0, 1.0], [5], [5])), "All scores fall together"),
+        (membership.class_plot("k", "a", [], 0.1), "No class"),
+        (membership.power_plot("k", [membership.Power("a", (), 0.1)]), "No attack ran"),
         (figures.distance_plot("k", "a", figures.Distances("mse", [], [], [])), "No target"),
         (figures.distance_plot("k", "a", figures.Distances("mse", [0], [None], [0.1])), "No target"),
         (figures.budget_plot("k", figures.Budget([], [], (figures.Spent("pld", None),), 8.0, 1e-5)), "no accountant"),
@@ -1124,20 +1346,31 @@ def test_figures_of_different_lengths_are_refused():
         figures.distance_plot("k", "a", figures.Distances("mse", [0, 1], [0.1], [0.1]))
 
 
+def power(name: str) -> membership.Power:
+    whole = membership.Estimate(0.51234, 0.5, 1.0)
+    return membership.Power(name, tuple(membership.PowerPoint(k, whole, whole) for k in (1, 2, 4, 8, 16, 60)), 0.00123)
+
+
 def all_figures() -> list[str]:
     report = compose(sample_evidence(), None)
     rocs = [
-        figures.Roc(f"membership.with_a_very_long_name_{i}", [0.001, 1.0], [0.1, 1.0], members=9999, nonmembers=9999)
+        membership.Roc(f"membership.with_a_very_long_name_{i}", [0.001, 1.0], [0.1, 1.0], members=9999, nonmembers=9999)
         for i in range(9)
     ]
-    many = figures.RocLimits(0.123456, tuple(figures.RocLimit(10.0**-k, 0.0123456) for k in range(1, 6)))
+    many = membership.RocLimits(0.123456, tuple(membership.RocLimit(10.0**-k, 0.0123456) for k in range(1, 6)))
     long = figures.Distances(
         "mse", list(range(1000, 1040)), [0.01234567] * 40, [0.0765432] * 40, "a baseline " * 9, 0.8
     )
     spent = tuple(figures.Spent(f"accountant-{i}", 3.14159 * (i + 1), 0.000123) for i in range(5))
     return [
         *(str(f.svg) for f in report.figures),
-        figures.roc_plot("a", rocs, many),
+        membership.roc_plot("a", rocs, many),
+        membership.roc_plot("e", rocs, many, membership.Proved([1e-6, 1e-3, 1.0], [1e-3, 0.1, 1.0], "declared")),
+        membership.score_plot("f", membership.Scores("s" * 99, [-1234.5, -0.001, 1e5, 1.2e5], [9999] * 3, [9999] * 3)),
+        membership.class_plot(
+            "g", "n" * 90, [membership.ClassRisk("9" * 30, -0.123, -0.9, 0.999, 10**6, 10**6)] * 40, 0.123456
+        ),
+        membership.power_plot("h", [power(f"membership.with_a_very_long_name_{i}") for i in range(6)]),
         figures.distance_plot("b", "n" * 90, long),
         figures.budget_plot(
             "c", figures.Budget(range(10**5, 10**6, 10**5), [float(i) for i in range(9)], spent, 8.0, 1e-5)
