@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import itertools
+import multiprocessing
 import os
 import random
 import signal
@@ -21,14 +24,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joblib._parallel_backends import LokyBackend
 
-from midguard.engine import reference, registry, store
+from midguard.engine import machine, registry, store
+from midguard.engine.architectures.cnn import Cnn
+from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.defenses.dp_sgd import DpSgd
+from midguard.engine.ensembles._layers import layers
+from midguard.engine.ensembles._memory import Footprint, built, footprint
 from midguard.engine.ensembles.sequential import Sequential
 from midguard.engine.errors import InputError, MidguardError
 from midguard.engine.plan import derive
 from midguard.engine.recipe import OptimizerChoice, Recipe
-from midguard.engine.reference import Cost, complementary, estimate, samples, train_references
+from midguard.engine.reference import (
+    Cost,
+    _cost,
+    _layout,
+    _processes,
+    _train,
+    complementary,
+    estimate,
+    samples,
+    train_references,
+)
+from midguard.engine.reference._chunk import Chunk
+from midguard.engine.reference._entry import BESIDE, identity
+from midguard.engine.reference._progress import Clock, spoken
+from midguard.engine.reference._trial import Choice, Trial
+from midguard.engine.reference._work import Work
 from midguard.engine.store import Store, pack
 from midguard.engine.subject import Task
 from midguard.engine.target import Exposure, Records, Release
@@ -39,6 +62,9 @@ RECIPE = Recipe(Mlp((8,)), TASK, OptimizerChoice("sgd", 0.1, 0.9), epochs=2, bat
 RNG = np.random.default_rng(0)
 POOL = Records(RNG.random((80, 6), dtype=np.float32), RNG.integers(0, 3, 80))
 MASKS = complementary(80, 4, 0)
+WIDE = Task("classification", 3, (200,), (0.0, 1.0))
+BIG = Records(RNG.random((1500, 200), dtype=np.float32), RNG.integers(0, 3, 1500))
+NETWORKS = registry.names("architectures")
 
 
 def silent(text: str, share: float) -> None:
@@ -72,7 +98,7 @@ def code() -> Iterator[None]:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one way of training: the models do not depend on which are trained together."""
-    monkeypatch.setattr(reference, "_ways", lambda recipe, device: {"sequential": Sequential()})
+    monkeypatch.setattr(registry, "names", lambda kind: ("sequential",))
 
 
 # Who is in which
@@ -136,7 +162,7 @@ def test_each_model_is_what_the_recipe_gives_on_its_records(tmp_path: Path) -> N
 
 def test_another_process_trains_the_same_models(tmp_path: Path, one_by_one: None) -> None:
     heard: list[tuple[str, float]] = []
-    recipe = dataclasses.replace(RECIPE, epochs=200)
+    recipe = dataclasses.replace(RECIPE, epochs=100)
     here = trained(tmp_path / "here", recipe)
     there = trained(tmp_path / "there", recipe, workers=2, report=lambda text, share: heard.append((text, share)))
     assert here.method == "one by one, in 1 process"
@@ -148,6 +174,21 @@ def test_another_process_trains_the_same_models(tmp_path: Path, one_by_one: None
     shares = [share for _, share in heard]
     assert shares == sorted(shares)
     assert list((tmp_path / "there" / "working").iterdir()) == []
+
+
+def test_records_stay_in_the_store_that_was_given(tmp_path: Path, one_by_one: None) -> None:
+    # joblib alone would lay the second pool into the folder of the first: it uses its processes again.
+    masks = complementary(1500, 4, 0)
+    seen: set[str] = set()
+
+    def look(text: str, share: float) -> None:
+        seen.update(p.name for p in (tmp_path / "second" / "working").glob("*/*.npy"))
+
+    for name, pool in (("first", BIG), ("second", Records(BIG.x[::-1].copy(), BIG.y))):
+        trained(tmp_path / name, dataclasses.replace(RECIPE, task=WIDE), pool, masks, workers=2, report=look)
+    assert seen == {"x.npy", "y.npy"}
+    for name in ("first", "second"):
+        assert list((tmp_path / name / "working").iterdir()) == []
 
 
 def test_records_that_cannot_be_written_to_are_enough(tmp_path: Path) -> None:
@@ -169,7 +210,7 @@ def test_no_mask_gives_no_model(tmp_path: Path) -> None:
 def test_progress_says_how_many_are_ready_and_how_long_the_rest_takes() -> None:
     heard: list[tuple[str, float]] = []
     begun = time.monotonic() - 100
-    clock = reference._Clock(lambda text, share: heard.append((text, share)), 10, 6, (2, 4), begun)
+    clock = Clock(lambda text, share: heard.append((text, share)), 10, 6, (2, 4), begun)
     for shares in ((0.0, 0.0), (0.0, 0.25), (1.0, 0.25), (1.0, 1.0)):
         clock.tell(shares)
     # Four of ten are there; of the six others one took 100 seconds, later three of them did.
@@ -192,7 +233,7 @@ def test_progress_is_told_within_a_chunk(tmp_path: Path, one_by_one: None) -> No
     ("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (7300, "2 h")]
 )
 def test_times_are_spoken_roughly(seconds: float, words: str) -> None:
-    assert reference._spoken(seconds) == words
+    assert spoken(seconds) == words
 
 
 # Nothing stale
@@ -268,15 +309,15 @@ def test_other_code_or_another_torch_is_other_work(filled: Path, monkeypatch: py
         patch.setattr(store, "code_version", lambda: "tomorrow's")
         assert trained(filled).reused == 0
     with monkeypatch.context() as patch:
-        patch.setattr(reference.importlib.metadata, "version", lambda name: "99.0")
+        patch.setattr(importlib.metadata, "version", lambda name: "99.0")
         assert trained(filled).reused == 0
     assert trained(filled).reused == 4
 
 
 def test_every_field_of_a_recipe_is_decided_upon() -> None:
     known = {f.name for f in dataclasses.fields(Recipe)}
-    assert known >= reference._BESIDE
-    assert set(reference._identity(RECIPE)) == known - reference._BESIDE
+    assert known >= BESIDE
+    assert set(identity(RECIPE)) == known - BESIDE
 
 
 def test_from_k_to_2k_only_the_new_ones_are_trained(tmp_path: Path) -> None:
@@ -292,35 +333,79 @@ def test_from_k_to_2k_only_the_new_ones_are_trained(tmp_path: Path) -> None:
 
 def test_models_that_another_way_has_trained_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = trained(tmp_path, masks=MASKS[:2])
-    monkeypatch.setattr(reference._Trial, "choice", lambda self: reference._Choice("stacked", {}))
+    monkeypatch.setattr(Trial, "choice", lambda self: Choice("stacked", {}))
     both = trained(tmp_path)
     assert (first.method, both.reused) == ("one by one, in 1 process", 2)
     assert both.method == "one by one and stacked, 2 at a time, in 1 process"
 
 
-def test_what_is_there_needs_no_torch(filled: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "pool.npz", x=POOL.x, y=POOL.y)
-    program = """
+WITHOUT_TORCH = """
 import sys
 from pathlib import Path
 sys.modules["torch"] = None
 import numpy as np
+from midguard.engine import machine, store
+from midguard.engine.architectures.cnn import Cnn
+from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.resnet8 import Resnet8
+from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.recipe import OptimizerChoice, Recipe
-from midguard.engine.reference import complementary, train_references
+from midguard.engine.reference import complementary, estimate, train_references
 from midguard.engine.store import Store
 from midguard.engine.subject import Task
-from midguard.engine import store
-store.code_version = lambda: "today's"
 from midguard.engine.target import Records
+
+machine.device = lambda: "cpu"
+store.code_version = lambda: "today's"
 pool = Records(**np.load(sys.argv[2]))
 task, optimizer = Task("classification", 3, (6,), (0.0, 1.0)), OptimizerChoice("sgd", 0.1, 0.9)
 recipe = Recipe(Mlp((8,)), task, optimizer, epochs=2, batch_size=16)
 found = train_references(recipe, pool, complementary(80, 4, 0), 5, Store(Path(sys.argv[1])), lambda *_: None, 1)
 print(found.reused, found.models[3].logits.shape)
+for architecture in (Mlp(), Linear(), Cnn(), Resnet8()):
+    for defense in (None, DpSgd(noise_multiplier=1.0)):
+        recipe = Recipe(architecture, Task("classification", 3, (1, 8, 8), (0.0, 1.0)), defense=defense)
+        print(estimate(recipe, 300, 4, 1).bytes > 4 * 300 * 64)
 """
-    command = [sys.executable, "-c", program, str(filled), str(tmp_path / "pool.npz")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "4 (80, 3)\n"
+
+
+def test_what_is_there_and_what_more_would_cost_needs_no_torch(filled: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "pool.npz", x=POOL.x, y=POOL.y)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(filled), str(tmp_path / "pool.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["4 (80, 3)", *8 * ["True"]], done.stderr
+
+
+def networks() -> Iterator[Any]:
+    """Every known architecture, each of its choices in turn."""
+    yield from (Linear(), Mlp(()), Mlp((5,), dropout=0.1), Mlp((5, 7), activation="tanh"))
+    for norm, dropout in itertools.product(("none", "group"), (0.0, 0.2)):
+        more: dict[str, Any] = {"norm": norm, "dropout": dropout}
+        yield from (Cnn((2, 3), (5,), **more), Cnn((1, 4, 8, 3, 2), (), **more), Cnn((16,), (4, 3), **more))
+        yield from (Resnet8(2, **more), Resnet8(6, **more))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 40), (3, 5, 7), (1, 1, 33), (3, 2, 2), (1, 17, 16)])
+def test_sizes_counted_without_torch_are_those_of_the_built_network(shape: tuple[int, ...]) -> None:
+    for network in networks():
+        counted = layers(network, shape, 3)
+        assert counted is not None, f"{network}: nobody counts it"
+        assert Footprint(counted.parameters, counted.activations, counted.patches) == built(network, shape, 3)
+
+
+def test_every_architecture_is_counted_without_torch() -> None:
+    assert {type(network) for network in networks()} == {registry.load("architectures", n) for n in NETWORKS}
+
+
+def test_an_architecture_that_is_not_known_is_built() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Wider(Mlp):
+        def build(self, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+            return Mlp((2 * self.hidden[0],)).build(shape, classes)
+
+    recipe = dataclasses.replace(RECIPE, architecture=Wider((4,)))
+    assert footprint(recipe) == footprint(RECIPE)
 
 
 # Nothing damaged
@@ -404,11 +489,11 @@ def speeds(monkeypatch: pytest.MonkeyPatch, **known: float) -> list[str]:
         looked.append(way)
         return known.get(way, 1.0)
 
-    monkeypatch.setattr(reference._Trial, "_measured", measured)
+    monkeypatch.setattr(Trial, "_measured", measured)
     return looked
 
 
-LONG = dataclasses.replace(RECIPE, epochs=150)
+LONG = dataclasses.replace(RECIPE, epochs=60)
 
 
 def test_the_fastest_way_is_taken_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,28 +534,28 @@ def test_comparing_costs_a_small_share_of_the_work(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(registry.load("ensembles", name), "train", counted)
     for epochs in (1, 30, 150, 1000):
         steps, recipe = 0, dataclasses.replace(RECIPE, epochs=epochs)
-        work = reference._Work.of(recipe, POOL, MASKS, 5, Store(tmp_path / str(epochs)))
+        work = Work.of(recipe, POOL, MASKS, 5, Store(tmp_path / str(epochs)))
         total = 4 * epochs * 3
-        reference._Trial(work, range(4), total).choice()
+        Trial(work, range(4), total).choice()
         assert steps <= 0.06 * total + 12
 
 
 def test_a_remembered_schedule_is_kept_when_the_machine_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_TOGETHER", 2)
-    monkeypatch.setattr(reference._Trial, "choice", lambda self: reference._Choice("stacked", {}))
+    monkeypatch.setattr(_layout, "_TOGETHER", 2)
+    monkeypatch.setattr(Trial, "choice", lambda self: Choice("stacked", {}))
     gone = {model.name for model in trained(tmp_path).models[1:3]}
     sizes: list[int] = []
-    original = reference._Chunk.train
+    original = Chunk.train
 
     def seen(self: Any, pool: Records, progress: Any) -> None:
         sizes.append(len(self.parts))
         original(self, pool, progress)
 
-    monkeypatch.setattr(reference._Chunk, "train", seen)
-    monkeypatch.setattr(reference, "_TOGETHER", 32)
-    monkeypatch.setattr(reference._Trial, "choice", lambda self: reference._Choice("sequential", {}))
+    monkeypatch.setattr(Chunk, "train", seen)
+    monkeypatch.setattr(_layout, "_TOGETHER", 32)
+    monkeypatch.setattr(Trial, "choice", lambda self: Choice("sequential", {}))
     before, contents = identities(tmp_path), {name: path.read_bytes() for name, path in entries(tmp_path).items()}
     for name in gone:
         entries(tmp_path)[name].unlink()
@@ -485,13 +570,13 @@ def test_a_remembered_schedule_is_kept_when_the_machine_changes(
 def test_searching_for_the_noise_is_no_part_of_the_comparison(tmp_path: Path) -> None:
     for defense in (DpSgd(target_epsilon=8.0, clipping_norm=0.5), DpSgd(noise_multiplier=1.0, clipping_norm=0.5)):
         recipe = dataclasses.replace(RECIPE, defense=defense)
-        work = reference._Work.of(recipe, POOL, MASKS, 5, Store(tmp_path))
-        assert reference._Trial(work, range(4), 100)._defense() == DpSgd(noise_multiplier=1.0, clipping_norm=0.5)
+        work = Work.of(recipe, POOL, MASKS, 5, Store(tmp_path))
+        assert Trial(work, range(4), 100)._defense() == DpSgd(noise_multiplier=1.0, clipping_norm=0.5)
 
 
 def test_noise_of_a_reference_is_nobodys_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Else a run that was killed could not end with the same models.
-    monkeypatch.setattr(reference._Trial, "choice", lambda self: reference._Choice("stacked", {}))
+    monkeypatch.setattr(Trial, "choice", lambda self: Choice("stacked", {}))
     recipe = dataclasses.replace(RECIPE, defense=DpSgd(noise_multiplier=1.0))
     one, two = (trained(tmp_path / name, recipe) for name in ("one", "two"))
     assert [m.logits.tobytes() for m in one.models] == [m.logits.tobytes() for m in two.models]
@@ -513,8 +598,8 @@ class Heavy:
 @given(count=st.integers(1, 300), workers=st.integers(1, 40), each=st.integers(1, 500), free=st.integers(1, 20_000))
 def test_chunks_fit_memory_processes_and_patience(count: int, workers: int, each: int, free: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "_memory", lambda device: free)
-        found = reference._layout(Heavy(each), RECIPE, 10, count, workers, "cpu")  # type: ignore[arg-type]
+        patch.setattr(machine, "free_memory", lambda device: free)
+        found = _layout.layout(Heavy(each), RECIPE, 10, count, workers, "cpu")  # type: ignore[arg-type]
     assert 1 <= found.chunk <= min(32, -(-count // found.processes))
     assert 1 <= found.processes <= min(workers, count)
     assert found.bytes == found.processes * found.chunk * each
@@ -525,13 +610,13 @@ def test_chunks_fit_memory_processes_and_patience(count: int, workers: int, each
 
 
 def test_chunks_are_about_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "_memory", lambda device: 10**9)
-    layout = reference._layout(Heavy(1), RECIPE, 10, 66, 2, "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(machine, "free_memory", lambda device: 10**9)
+    layout = _layout.layout(Heavy(1), RECIPE, 10, 66, 2, "cpu")  # type: ignore[arg-type]
     assert (layout.chunk, layout.processes) == (17, 2)
 
 
 def test_free_memory_is_at_most_what_there_is() -> None:
-    assert 2**20 < reference._memory("cpu") <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < machine.free_memory("cpu") <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_the_limits_of_a_container_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,14 +628,14 @@ def test_the_limits_of_a_container_are_found(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "one" / "memory.limit_in_bytes").write_text("900\n")
     (tmp_path / "one" / "memory.usage_in_bytes").write_text("950\n")
     monkeypatch.setattr(
-        reference, "_cgroups", lambda kind: [tmp_path / n for n in (["one"] if kind else ["two", "none", "absent"])]
+        machine, "_cgroups", lambda kind: [tmp_path / n for n in (["one"] if kind else ["two", "none", "absent"])]
     )
-    assert list(reference._container()) == [700, 0]
+    assert list(machine._container()) == [700, 0]
 
 
 def test_the_cost_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "_memory", lambda device: 10**9)
-    monkeypatch.setattr(reference, "_ways", lambda recipe, device: {"a": Heavy(10), "b": Heavy(1000), "c": Heavy(9)})
+    monkeypatch.setattr(machine, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(_cost, "ways", lambda recipe, device: {"a": Heavy(10), "b": Heavy(1000), "c": Heavy(9)})
     # 41 of 81 records in batches of 16 are 3 steps; records and answers as float32; what two processes train at once.
     expected = Cost(5, 5 * 2 * 3, 4 * 81 * (6 + 5 * 3) + 2 * 3 * 1000, 3, 2)
     assert estimate(RECIPE, 81, 5, workers=2) == expected
@@ -570,7 +655,7 @@ def test_whoever_calls_decides_where_processes_run(tmp_path: Path, one_by_one: N
             return super().configure(*arguments, **more)
 
     joblib.register_parallel_backend("elsewhere", Elsewhere)
-    with joblib.parallel_config(backend="elsewhere"):
+    with joblib.parallel_config(backend="elsewhere", inner_max_num_threads=1):
         trained(tmp_path, workers=2)
     assert submitted
 
@@ -582,14 +667,14 @@ def test_a_short_job_starts_no_process(tmp_path: Path, monkeypatch: pytest.Monke
         raise AssertionError("a process was started")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reference, "_in_processes", refuse)
+        patch.setattr(_train, "in_processes", refuse)
         assert trained(tmp_path, workers=None).method.endswith("in 1 process")
     speeds(monkeypatch, sequential=1e-3)
     started: list[int] = []
     monkeypatch.setattr(
-        reference,
-        "_in_processes",
-        lambda chunks, pool, clock, n: [started.append(n), reference._here(chunks, pool, clock)],
+        _train,
+        "in_processes",
+        lambda chunks, pool, clock, n: [started.append(n), _processes.here(chunks, pool, clock)],
     )
     assert trained(tmp_path, seed=7, workers=None).method.endswith("in 4 processes")
     assert started == [4]
@@ -622,165 +707,210 @@ def test_what_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on
         trained(tmp_path)
 
 
-FATAL = """
-import os
-from dataclasses import dataclass
-from midguard.engine.architectures.mlp import Mlp
+class Fatal(Mlp):
+    """Kills the process that it is sent to."""
 
-@dataclass(frozen=True)
-class Fatal:
-    spared: int
-
-    def build(self, shape, classes):
-        if os.getpid() != self.spared:
-            os.kill(os.getpid(), 9)
-        return Mlp((4,)).build(shape, classes)
-"""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, ("__import__('os').kill(__import__('os').getpid(), 9)",)
 
 
-def test_a_process_that_is_killed_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: None
-) -> None:
-    from joblib.externals.loky import get_reusable_executor
-
-    # Those that run already would not find the module.
-    get_reusable_executor().shutdown(wait=True)
-    (tmp_path / "fatal.py").write_text(FATAL)
-    monkeypatch.syspath_prepend(tmp_path)
-    recipe = dataclasses.replace(RECIPE, architecture=__import__("fatal").Fatal(os.getpid()))
+def test_a_process_that_is_killed_is_an_error(tmp_path: Path, one_by_one: None) -> None:
+    recipe = dataclasses.replace(RECIPE, architecture=Fatal((4,)))
     with pytest.raises(MidguardError, match=r"was killed.*the next run goes on"):
-        trained(tmp_path / "store", recipe, workers=2)
-    assert not entries(tmp_path / "store")
+        trained(tmp_path, recipe, workers=2)
+    assert not entries(tmp_path)
 
 
 # Killed, and two at once
 
-PROGRAM = """
-import sys
+KILLED = """
+import os
 from pathlib import Path
 import numpy as np
-from midguard.engine import reference, store
+from joblib.externals.loky import get_reusable_executor
+from midguard.engine import store
+from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.recipe import Recipe
+from midguard.engine.reference import _layout, complementary, train_references
+from midguard.engine.reference._chunk import Chunk
+from midguard.engine.reference._trial import Choice, Trial
 from midguard.engine.store import Store
 from midguard.engine.subject import Task
 from midguard.engine.target import Records
 
-folder, log, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-reference._TOGETHER = 3
-store.code_version = lambda: "today's"
-train = reference._Chunk.train
+train = Chunk.train
+TASK = Task("classification", 3, (1, 6, 6), (0.0, 1.0))
+PRIVATE = DpSgd(noise_multiplier=1.0, clipping_norm=0.5)
+RECIPES = {
+    "": Recipe(Mlp((16,)), TASK, epochs=200, batch_size=16),
+    "stacked": Recipe(Mlp((16,)), TASK, epochs=50, batch_size=16, defense=PRIVATE),
+    "bookkeeping": Recipe(Cnn((3,), ()), TASK, epochs=8, batch_size=16, defense=PRIVATE),
+}
 
-def logged(self, pool, progress):
-    if any(self._missing(name, pool) for name in self.names):
-        with log.open("a") as file:
-            file.write("chunk\\n")
-    train(self, pool, progress)
+def run(folder, log, workers, way):
+    os.setsid()
+    _layout._TOGETHER = 3
+    store.code_version = lambda: "today's"
 
-reference._Chunk.train = logged
-rng = np.random.default_rng(0)
-pool = Records(rng.random((150, 6), dtype=np.float32), rng.integers(0, 3, 150))
-recipe = Recipe(Mlp((16,)), Task("classification", 3, (6,), (0.0, 1.0)), epochs=400, batch_size=16)
-masks = reference.complementary(150, 12, 0)
-reference.train_references(recipe, pool, masks, 1, Store(folder), lambda *_: None, workers)
+    def logged(self, pool, progress):
+        if self.missing(pool):
+            with log.open("a") as file:
+                file.write("chunk\\n")
+        train(self, pool, progress)
+
+    Chunk.train = logged
+    if way:
+        Trial.choice = lambda self: Choice(way, {})
+    rng = np.random.default_rng(0)
+    pool = Records(rng.random((150, 1, 6, 6), dtype=np.float32), rng.integers(0, 3, 150))
+    train_references(RECIPES[way], pool, complementary(150, 12, 0), 1, Store(folder), lambda *_: None, workers)
+    if workers > 1:
+        # A forked process leaves without telling those that it started, and would wait until they are bored.
+        get_reusable_executor().shutdown(wait=True)
 """
+#: Imported once for all processes that are to be killed; none of it has computed anything when they are forked.
+ONCE = ["torch._dynamo", "joblib", "midguard.engine.reference", "midguard.engine.ensembles._one"]
 
 
-def start(folder: Path, log: Path, workers: int = 1) -> subprocess.Popen[bytes]:
-    """A run of twelve models in four chunks, in a group of processes of its own."""
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(log), str(workers)]
-    return subprocess.Popen(command, start_new_session=True)
+@dataclasses.dataclass(frozen=True)
+class Killable:
+    """Runs of twelve models in four chunks, each in a process, and a group of processes, of its own."""
 
+    run: Callable[..., None]
 
-def finish(folder: Path, log: Path, workers: int = 1) -> None:
-    with start(folder, log, workers) as process:
-        assert process.wait(timeout=240) == 0
+    def start(self, folder: Path, log: Path, workers: int = 1, way: str = "") -> Any:
+        process = multiprocessing.get_context("forkserver").Process(target=self.run, args=(folder, log, workers, way))
+        process.start()
+        while process.is_alive() and os.getpgid(process.pid) != process.pid:
+            time.sleep(0.001)  # it cannot be killed with all that it starts before it is in a group of its own
+        return process
 
+    def finish(self, folder: Path, log: Path, workers: int = 1, way: str = "") -> dict[str, bytes]:
+        """Run to the end. Returns: the models, to the bit."""
+        process = self.start(folder, log, workers, way)
+        process.join(240)
+        assert process.exitcode == 0
+        return {name: path.read_bytes() for name, path in entries(folder).items()}
 
-def kill_once(folder: Path, log: Path, chance: random.Random, workers: int) -> None:
-    """Start a run and kill it, with everything that it has started, somewhere between its begin and its end."""
-    waiting_for, later = chance.randrange(12), chance.uniform(0, 0.15)
-    with start(folder, log, workers) as process:
-        while process.poll() is None and len(entries(folder)) < waiting_for:
+    def kill(self, folder: Path, log: Path, workers: int, way: str, chance: random.Random, models: int) -> None:
+        """Start a run and kill it, with everything that it has started, some time after so many models are there."""
+        later = chance.uniform(0, 0.15)
+        process = self.start(folder, log, workers, way)
+        while process.is_alive() and len(entries(folder)) < models:
             time.sleep(0.005)
         time.sleep(later)
-        if process.poll() is None:
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
 
-
-def resumes(tmp_path: Path, undisturbed: dict[str, bytes], seed: int, workers: int) -> int:
-    """Kill a run and go on. Returns: how many models were finished when it died."""
-    folder, log, again = tmp_path / "store", tmp_path / "log", tmp_path / "again"
-    folder.mkdir(parents=True)
-    kill_once(folder, log, random.Random(seed), workers)
-    before = identities(folder)
-    finish(folder, again, workers)
-    assert before.items() <= identities(folder).items(), "a finished model was written again"
-    if workers == 1:
-        chunks = len(again.read_text().splitlines()) if again.exists() else 0
-        assert chunks == 4 - len(before) // 3, "a finished chunk was trained again"
-    assert {name: path.read_bytes() for name, path in entries(folder).items()} == undisturbed
-    return len(before)
+    def resumes(self, tmp_path: Path, whole: dict[str, bytes], seed: int, workers: int = 1, way: str = "") -> int:
+        """Kill a run and go on. Returns: how many models were finished when it died."""
+        folder, log, again, chance = tmp_path / "store", tmp_path / "log", tmp_path / "again", random.Random(seed)
+        folder.mkdir(parents=True)
+        self.kill(folder, log, workers, way, chance, chance.randrange(12))
+        before = identities(folder)
+        after = self.finish(folder, again, workers, way)
+        assert before.items() <= identities(folder).items(), "a finished model was written again"
+        if workers == 1:
+            chunks = len(again.read_text().splitlines()) if again.exists() else 0
+            assert chunks == 4 - len(before) // 3, "a finished chunk was trained again"
+        assert after == whole
+        return len(before)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
+    """What starts runs that may be killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "killed.py").write_text(KILLED)
+    multiprocessing.set_forkserver_preload(ONCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield Killable(importlib.import_module("killed").run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The twelve models of a run that nobody killed, to the bit."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "_TOGETHER", reference._TOGETHER)
-        patch.setattr(store, "code_version", store.code_version)
-        patch.setattr(reference._Chunk, "train", reference._Chunk.train)
-        patch.setattr(sys, "argv", ["", str(folder / "store"), str(folder / "log"), "1"])
-        exec(PROGRAM, {})
-    found = {name: path.read_bytes() for name, path in entries(folder / "store").items()}
+    found = killable.finish(folder / "store", folder / "log")
     assert len(found) == 12
     return found
 
 
 @pytest.mark.parametrize("seed", [1, 4])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
-    tmp_path: Path, undisturbed: dict[str, bytes], seed: int
+    tmp_path: Path, killable: Killable, undisturbed: dict[str, bytes], seed: int
 ) -> None:
-    resumes(tmp_path, undisturbed, seed, 1)
+    assert killable.resumes(tmp_path, undisturbed, seed) < 12
+
+
+@pytest.mark.parametrize("way", ["stacked", "bookkeeping"])
+def test_a_killed_private_run_ends_with_the_same_bits(tmp_path: Path, killable: Killable, way: str) -> None:
+    whole = killable.finish(tmp_path / "undisturbed", tmp_path / "all", way=way)
+    assert len(whole) == 12
+    assert killable.resumes(tmp_path / "killed", whole, 1, way=way) < 12
 
 
 @pytest.mark.calibrate
-def test_twenty_kills(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    finished = [resumes(tmp_path / str(seed), undisturbed, seed, 1 + seed % 2) for seed in range(20)]
+def test_twenty_kills(tmp_path: Path, killable: Killable, undisturbed: dict[str, bytes]) -> None:
+    finished = [killable.resumes(tmp_path / str(seed), undisturbed, seed, 1 + seed % 2) for seed in range(20)]
     assert len(set(finished)) > 3
     sys.stderr.write(f"20 runs killed with {finished} of 12 models finished: all ended with the same bits\n")
 
 
-def test_two_runs_at_once_do_not_harm_each_other(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_two_runs_at_once_do_not_harm_each_other(
+    tmp_path: Path, killable: Killable, undisturbed: dict[str, bytes]
+) -> None:
     folder = tmp_path / "store"
-    with start(folder, tmp_path / "one") as one, start(folder, tmp_path / "two") as two:
-        assert (one.wait(timeout=240), two.wait(timeout=240)) == (0, 0)
+    both = [killable.start(folder, tmp_path / name) for name in ("one", "two")]
+    for process in both:
+        process.join(240)
+    assert [process.exitcode for process in both] == [0, 0]
     assert {name: path.read_bytes() for name, path in entries(folder).items()} == undisturbed
     assert not list(folder.rglob(".writing-*"))
 
 
 def test_records_that_a_killed_run_left_behind_are_removed(tmp_path: Path) -> None:
-    with reference._workplace(Store(tmp_path)) as alive:
+    with _processes.workplace(Store(tmp_path)) as alive:
         gone = tmp_path / "working" / "999999999-left"
         gone.mkdir()
         (gone / "records.pkl").write_bytes(b"somebody's")
-        with reference._workplace(Store(tmp_path)) as other:
+        with _processes.workplace(Store(tmp_path)) as other:
             assert sorted((tmp_path / "working").iterdir()) == sorted([alive, other])
             assert other.stat().st_mode & 0o077 == 0
     assert list((tmp_path / "working").iterdir()) == []
 
 
 def test_a_run_whose_parent_is_gone_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", POOL.x)
+    np.save(tmp_path / "y.npy", POOL.y)
     parents = iter([7, 7, 1])
-    monkeypatch.setattr(reference.os, "getppid", lambda: next(parents))
-    monkeypatch.setattr(reference.os, "_exit", sys.exit)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "_exit", sys.exit)
 
-    class Chunk:
+    class Asked:
         def train(self, pool: Records, progress: Callable[[float], None]) -> None:
+            assert (pool.x == POOL.x).all()
+            assert (pool.y == POOL.y).all()
             progress(0.1)
             progress(0.2)
 
     with pytest.raises(SystemExit, match="1"):
-        reference._elsewhere(0, Chunk(), POOL.x, POOL.y, tmp_path / "0")  # type: ignore[arg-type]
+        _processes.elsewhere(0, Asked(), tmp_path / "0")  # type: ignore[arg-type]
+
+
+def test_its_owner_alone_reads_a_store(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        Store(tmp_path / "a" / "put").put("abc", b"somebody's")
+        with _processes.workplace(Store(tmp_path / "a" / "worked")):
+            pass
+    finally:
+        os.umask(before)
+    folders = [p for p in (tmp_path / "a").rglob("*") if p.is_dir()]
+    assert {p.name for p in folders} == {"put", "ab", "worked", "working"}
+    assert {p.stat().st_mode & 0o777 for p in folders} == {0o700}
+    assert (tmp_path / "a" / "put" / "ab" / "abc").stat().st_mode & 0o777 == 0o600

@@ -89,8 +89,9 @@ def _cnn(cnn: Cnn, found: Layers) -> None:
     image("cnn", found.shape)
     for channels in cnn.channels:
         found.convolution(channels)
-        found.same(1 + (cnn.norm == "group"))
-        found.parameters += 2 * channels * (cnn.norm == "group")
+        if cnn.norm == "group":
+            found.norm(True)
+        found.same()
         height, width = found.shape[1:]
         if min(height, width) >= 2:
             found.averaged(height // 2, width // 2)
