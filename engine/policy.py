@@ -21,7 +21,7 @@ from .composer import MAX_PROBLEMS, in_order
 from .document import Document, PathTo, quoted, read, suggest, violations
 from .errors import InputError, Location, Problem
 from .measure import Measure, Reads
-from .target import Access
+from .target import Access, Exposure
 
 API_VERSION = "midguard.dev/v1"
 KIND = "PrivacyPolicy"
@@ -596,20 +596,24 @@ def _tried(requirement: Requirement, access: Access) -> Iterator[tuple[str, str]
     if measure.reads in _UNATTACKED:
         yield "Tried", _UNATTACKED[measure.reads]
     elif requirement.attacks is not None:
-        yield from (_chance(choice.name, type(choice.attack), access) for choice in requirement.attacks)
+        yield from (_chance(choice.name, type(choice.attack), access, named=True) for choice in requirement.attacks)
     else:
         names = [name for name in registry.names("attacks") if name.split(".", maxsplit=1)[0] == measure.reads]
         plugins = {name: registry.load("attacks", name) for name in names}
         fitting = {name: plugin for name, plugin in plugins.items() if _fits(type(measure), name, plugin)}
-        yield from (_chance(name, plugin, access) for name, plugin in fitting.items())
+        yield from (_chance(name, plugin, access, named=False) for name, plugin in fitting.items())
 
 
-def _chance(name: str, plugin: type, access: Access) -> tuple[str, str]:
+def _chance(name: str, plugin: type, access: Access, named: bool) -> tuple[str, str]:
     """Whether this adversary can try an attack, as far as the policy alone can tell."""
     threat = cast("type[Attack]", plugin).threat
+    exposures = threat.exposures if named or threat.unasked is None else threat.unasked
+    if access is Access.WEIGHTS and (left := threat.left_to_others(Exposure.LOGITS)) and not named:
+        return "Only if named", f"{name}: {left}"
     if obstacle := threat.obstacle(access, min(threat.exposures), auxiliary=True):
         return "Cannot be tried", f"{name}: {obstacle}"
-    needs = [f"a release of {' or '.join(sorted(threat.exposures))}"] if access is Access.RELEASE else []
+    needs = [f"a release of {' or '.join(sorted(exposures))}"] if access is Access.RELEASE else []
     needs += ["auxiliary records"] if threat.auxiliary else []
+    needs += ["the recipe of the training"] if threat.references else []
     given = f" (given {' and '.join(needs)})" if needs else ""
     return "Tried", f"{name}{given}: {registry.summary(plugin)}"

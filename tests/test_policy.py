@@ -506,7 +506,11 @@ class TestExplain:
         assert told.count("Tried            inversion.gradient") == 2
         assert "inversion.knowledge_alignment" not in told
         for name in registry.names("attacks"):
-            assert (f"Tried            {name}" in told) is (name != "inversion.knowledge_alignment")
+            # One that only another measure reads, one that the policy leaves out, one that reads less than there is.
+            untried = {"membership.separation", "inversion.knowledge_alignment", "membership.boundary"}
+            assert (f"Tried            {name}" in told) is (name not in untried)
+        assert "Only if named    membership.boundary" in told
+        assert "membership.lira (given the recipe of the training)" in told
         assert "no attack: it is computed from what training did to the records" in told
 
     def test_what_an_adversary_without_the_weights_cannot_try(self, tmp_path: Path) -> None:
