@@ -39,6 +39,10 @@ lint: $(STAMP) ## Types, style, layers
 calibrate: $(STAMP) ## The long statistical checks: false alarms, false passes, the demo over 20 seeds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m calibrate -s
 
+benchmark: $(STAMP) ## Throughput of reference training, and the attacks beside loss alone (for the peers see benchmarks/membership.py)
+	$(BIN)/python benchmarks/references.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/membership.py --without-peers
+
 build: $(STAMP) ## Build the wheel and the source distribution
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt build
 	$(BIN)/python -m build
