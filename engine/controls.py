@@ -123,7 +123,7 @@ class Controls:
         auxiliary = self.auxiliary and self._relabelled(self.auxiliary, rng)
         masks = samples(len(pool), min(self.references, _TWIN_REFERENCES), size, derive(self.seed, "twin references"))
         references = self._by_heart(pool, masks, "twin references")
-        return (Stage(partial(_same, module), self.release.opened(), auxiliary, pool, members, None, references),)
+        return (Stage(partial(_same, module), self.release, auxiliary, pool, members, None, references),)
 
     def separation_twin(self, count: int) -> Stage:
         """Models that know halves of the records by heart, under labels that nothing else could explain."""
@@ -133,7 +133,7 @@ class Controls:
         masks = complementary(len(pool), count, derive(self.seed, "separation halves"))
         references = self._by_heart(pool, masks, "separation twin")
         members = np.ones(len(pool), dtype=bool)
-        return Stage(references[0].module, self.release.opened(), None, pool, members, None, references)
+        return Stage(references[0].module, self.release, None, pool, members, None, references)
 
     def membership_null(self) -> tuple[Stage, ...]:
         """Models that saw neither the members nor the nonmembers on which they are judged."""

@@ -311,7 +311,8 @@ def _attacks(
     for choice in requirement.attacks or _suite(requirement):
         threat = choice.attack.threat
         reason = threat.obstacle(access, exposure, subject.auxiliary is not None, no_references)
-        if not reason and requirement.attacks is None:
+        whole = access is Access.WEIGHTS or not subject.release.defended
+        if not reason and requirement.attacks is None and whole:
             reason = threat.left_to_others(exposure)
         if reason:
             obstacles.append(Obstacle(choice.name, reason, named=requirement.attacks is not None))

@@ -81,9 +81,10 @@ def records_table(outcomes: Mapping[str, Outcome], records: SubjectRecords) -> l
         records: The subject's records, as they were attacked.
 
     Returns:
-        A heading and one row a record: `member` or `nonmember`; its position in that set as it was loaded, from 0; its
-        class; for each attack its score and the share of nonmembers in % that score below it, ties counted half. An
-        attack that gave no answer on the record leaves both empty.
+        A heading and one row a record: `member` or `nonmember`; its position in the owner's file of that set, from 0,
+        where a record that stands twice is named by its first place; its class; for each attack its score and the share
+        of nonmembers in % that score below it, ties counted half. An attack that gave no answer on the record leaves
+        both empty.
 
     Raises:
         InputError: No membership attack gave an outcome, or the subject lacks members or nonmembers.
@@ -93,14 +94,21 @@ def records_table(outcomes: Mapping[str, Outcome], records: SubjectRecords) -> l
     if members is None or nonmembers is None or not seen:
         raise InputError.of("no membership attack ran: there is no risk of single records to write")
     n = len(members) + len(nonmembers)
-    rows = [["member", str(i), str(label)] for i, label in enumerate(members.y.tolist())]
-    rows += [["nonmember", str(i), str(label)] for i, label in enumerate(nonmembers.y.tolist())]
+    rows = [["member", str(i), str(y)] for i, y in zip(_places(records, "members"), members.y.tolist(), strict=True)]
+    others = zip(_places(records, "nonmembers"), nonmembers.y.tolist(), strict=True)
+    rows += [["nonmember", str(i), str(y)] for i, y in others]
     for name, observed, seed in seen:
         if len(observed.scores) != n:
             raise InputError.of(f"{name} scored {len(observed.scores)} records, the subject names {n}")
         _fill(rows, _in_order(observed, seed))
     heading = [*_HEAD, *(f"{name} {what}" for name, _, _ in seen for what in ("score", "percentile"))]
     return [heading, *rows]
+
+
+def _places(records: SubjectRecords, name: str) -> list[int]:
+    """Where each record of a set stands in the owner's file; its number where nobody knows."""
+    places = records.rows.get(name)
+    return list(range(len(getattr(records, name)))) if places is None else places.tolist()
 
 
 def _named(outcomes: Iterable[Outcome]) -> Sequence[tuple[str, Outcome, Membership]]:

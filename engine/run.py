@@ -15,7 +15,7 @@ import numpy as np
 from . import store as storage
 from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion, RecordSeparation
 from .controls import Controls, Stage, shuffled_within, undefended
-from .errors import AccountingError, InputError, NotMeasurable
+from .errors import AccountingError, InputError, MidguardError, NotMeasurable
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
 from .measurement import Basis, Measurement, Quantity
 from .observation import (
@@ -55,6 +55,8 @@ OPENED = "open"
 _Kind = TypeVar("_Kind", MembershipAttack, RecordSeparation, ClassInversion, RecordInversion)
 #: Fewer reference models than these are not divided, to see what more of them would change.
 _DIVISIBLE = 4
+#: By how much of accuracy models that were trained alike may differ on their own records.
+_UNLIKE = 0.1
 
 
 def silent(what: str, share: float) -> None:
@@ -119,7 +121,11 @@ class Bench:
     @cached_property
     def trained(self) -> Trained:
         """Models trained as the subject was: first the pair that the null is made of, then those of the adversary."""
-        masks = complementary(len(self.pool), 2 + self.plan.references, derive(self.plan.seed, "references"))
+        persons = self.pool.persons
+        # All records of a person are in a model or none is: else no model would be without her.
+        whose = np.arange(len(self.pool)) if persons is None else np.unique(persons, return_inverse=True)[1]
+        count, seed = 2 + self.plan.references, derive(self.plan.seed, "references")
+        masks = complementary(int(whose.max()) + 1, count, seed)[:, whose]
         seed = derive(self.plan.seed, "reference models")
         return train_references(self.recipe, self.pool, masks, seed, self.store, self.report)
 
@@ -162,10 +168,13 @@ class Bench:
             return None
         parts = {"role": "reference story", "run": self.plan.seed, "references": self.plan.references}
         name = storage.key(_subject_parts(self) | parts)
-        if not {"trained", "stage"} <= vars(self).keys():
-            kept = self.store.get(name)
-            return None if kept is None else ReferenceStory(**json.loads(kept))
-        story = _story_of(self.trained, self.stage, self.pool.y)
+        kept = None if "trained" in vars(self) else self.store.get(name)
+        if kept is not None:
+            return ReferenceStory(**json.loads(kept))
+        try:
+            story = _story_of(self.trained, self.stage, self.pool.y)
+        except MidguardError:
+            return None  # what stopped it has been said of every attack that needed them
         self.store.put(name, json.dumps(asdict(story)).encode())
         return story
 
@@ -268,7 +277,7 @@ def _story_of(trained: Trained, stage: Stage, labels: NDArray[np.int64]) -> Refe
     return ReferenceStory(
         count=len(stage.references),
         method=trained.method,
-        reused=trained.reused,
+        reused=max(0, trained.reused - (len(trained.models) - len(stage.references))),  # the null's come first
         seconds=trained.seconds,
         records=round(float(inside.sum(axis=1).mean())),
         accuracy_inside=float(right[inside].mean()),
@@ -384,7 +393,7 @@ def work_key(bench: Bench, job: Job, role: str, variant: str = "") -> str:
     plan = bench.plan
     return storage.key(
         _subject_parts(bench)
-        | {"access": plan.access, "run": plan.seed, "role": role, "variant": variant, "sliced": _sliced(plan)}
+        | {"access": plan.access, "run": plan.seed, "role": role, "variant": variant, "columns": _columns(plan)}
         | {"attack": job.name, "parameters": job.parameters, "seed": job.seed}
     )
 
@@ -429,6 +438,8 @@ def _stages(bench: Bench, role: str) -> tuple[Stage, ...]:
     if role == "twin":
         return bench.membership_twin
     if role == "null":
+        if not bench.plan.no_references:
+            _refuse_unlike(bench, both_ways=False)
         return bench.membership_null
     return (replace(bench.stage, release=bench.subject.release.opened()) if role == OPENED else bench.stage,)
 
@@ -445,13 +456,15 @@ def _attacked(bench: Bench, job: Job, stage: Stage, progress: Progress) -> tuple
     scores = np.asarray(_of(job, MembershipAttack).score(target, candidates, job.seed, progress), dtype=np.float64)
     if scores.shape != (len(candidates),):
         raise ValueError(f"expected a score for each of {len(candidates)} records, found shape {scores.shape}")
-    slices = candidates.x.reshape(len(candidates), -1).astype(np.float64) if _sliced(bench.plan) else None
+    columns = _columns(bench.plan)
+    slices = candidates.x.reshape(len(candidates), -1)[:, :columns].astype(np.float64) if columns else None
     return target, Membership(scores, stage.members[order], candidates.y, candidates.persons, slices)
 
 
-def _sliced(plan: Plan) -> bool:
-    """Whether a requirement looks at subgroups by a column of the records."""
-    return any(getattr(a.requirement.measure, "by", None) == "column" for a in plan.assignments)
+def _columns(plan: Plan) -> int:
+    """How many columns of the records the requirements need that look at subgroups by one of them."""
+    measures = [a.requirement.measure for a in plan.assignments]
+    return max((m.column + 1 for m in measures if getattr(m, "by", None) == "column"), default=0)  # type: ignore[attr-defined]
 
 
 def _together(parts: list[Membership]) -> Membership:
@@ -488,6 +501,8 @@ def _target_on(bench: Bench, stage: Stage, order: NDArray[np.int64], candidates:
 
 
 def _separation(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
+    if role != "twin":
+        _refuse_unlike(bench, both_ways=True)
     stage = bench.separation_twin if role == "twin" else _stages(bench, OPENED if role == OPENED else "subject")[0]
     order = candidate_order(job.seed, len(stage.pool))
     candidates = stage.pool.take(order)
@@ -497,6 +512,22 @@ def _separation(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[
     if role == "null":
         inside = _in_and_out_shuffled(inside, job.seed)
     return target, Separation(signals, inside, stage.members[order], candidates.y)
+
+
+def _refuse_unlike(bench: Bench, both_ways: bool) -> None:
+    """Refuse models that do not fit their records as the subject fits its own: they say nothing of its training.
+
+    Raises:
+        NotMeasurable: The subject fits its members better than these models theirs; or worse, where both ways count.
+    """
+    right = np.stack([model.logits.argmax(axis=1) == bench.pool.y for model in bench.trained.models])
+    theirs = float(right[np.stack([model.inside for model in bench.trained.models])].mean())
+    own = float((np.asarray(bench.stage.logits).argmax(axis=1) == bench.pool.y)[bench.stage.members].mean())
+    if own - theirs > _UNLIKE or (both_ways and theirs - own > _UNLIKE):
+        raise NotMeasurable(
+            f"models trained by the recipe are right about {theirs:.0%} of their own records, the subject about "
+            f"{own:.0%} of its members: name the recipe that it was trained by, and about as many nonmembers as members"
+        )
 
 
 def _in_and_out_shuffled(inside: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:

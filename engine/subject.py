@@ -23,7 +23,7 @@ from .target import Access, Exposure, Records, Release, Target
 
 if TYPE_CHECKING:
     import torch
-    from numpy import float32, float64
+    from numpy import float32, float64, int64
     from numpy.typing import NDArray
 
 API_VERSION = "midguard.dev/v1"
@@ -141,11 +141,19 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRecords:
-    """The subject's records, `None` where it names none."""
+    """The subject's records, each once; `None` where it names none.
+
+    Attributes:
+        members: What it was trained on.
+        nonmembers: What it was never trained on.
+        auxiliary: What an adversary could own.
+        rows: By the name of the set, where each of its records stands in the owner's file, from 0.
+    """
 
     members: Records | None
     nonmembers: Records | None
     auxiliary: Records | None
+    rows: Mapping[str, NDArray[int64]] = field(default_factory=dict)
 
 
 def load_subject(model: Path, subject: Path | None = None) -> Subject:
@@ -195,9 +203,10 @@ def load_records(subject: Subject) -> SubjectRecords:
     _refuse_overlap(subject, named)
     _refuse_short_ledger(subject, records["members"])
     # A record that stands twice in a set is one record: counted twice, it would narrow every interval.
-    single = {name: part.take(first_copies(part.x)) for name, part in named.items()}
+    rows = {name: first_copies(part.x) for name, part in named.items()}
+    single = {name: part.take(rows[name]) for name, part in named.items()}
     _refuse_near_copies(subject, single)
-    return SubjectRecords(single.get("members"), single.get("nonmembers"), single.get("auxiliary"))
+    return SubjectRecords(single.get("members"), single.get("nonmembers"), single.get("auxiliary"), rows)
 
 
 def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:

@@ -391,3 +391,18 @@ def test_the_digest_hangs_on_persons_where_they_are_told() -> None:
     x, y = np.zeros((3, 2), dtype=np.float32), np.arange(3)
     told = [content_digest(Records(x, y, np.array(p))) for p in ([1, 1, 2], [1, 2, 2], [0, 0, 0])]
     assert len({content_digest(Records(x, y)), *told}) == 4
+
+
+def test_record_risk_is_not_averaged_away_by_records_that_vary_more() -> None:
+    """90 % vary widely and leak nothing, 10 % hardly vary and differ by four of their own deviations."""
+    rng, k, n = np.random.default_rng(3), 32, 1000
+    inside = np.empty((k, n), dtype=bool)
+    inside[::2] = rng.random((k // 2, n)) < 0.5
+    inside[1::2] = ~inside[::2]
+    spread, effect = np.where(np.arange(n) < 100, 0.5, 5.0), np.where(np.arange(n) < 100, 2.0, 0.0)
+    signals = rng.normal(size=(k, n)) * spread + inside * effect
+    seen = Separation(signals, inside, np.ones(n, dtype=bool), np.zeros(n, dtype=np.int64))
+    truth = 2 * stats.norm.cdf(2.0) - 1  # d = 4
+    found = RecordRisk(quantile=0.95).measure(seen, 0.05)
+    assert found.low <= truth <= found.high
+    assert found.low > 0.5

@@ -51,11 +51,13 @@ def separations(signals: Floats, inside: Bools, groups: Ints) -> Separations:
     with_it, without = inside.sum(axis=0), (~inside).sum(axis=0)
     mean_in, mean_out = (level * inside).sum(axis=0) / with_it, (level * ~inside).sum(axis=0) / without
     residuals = level - np.where(inside, mean_in, mean_out)
-    deviation = float(np.sqrt((residuals**2).sum() / max(1, (len(signals) - 2) * signals.shape[1])))
-    if deviation <= _ROUNDING * max(1.0, float(np.abs(signals).max())):
+    own = np.sqrt((residuals**2).sum(axis=0) / max(1, len(signals) - 2))
+    deviation = np.maximum(own, 0.1 * np.median(own))
+    if deviation.max() <= _ROUNDING * max(1.0, float(np.abs(signals).max())):
         return Separations(np.where(np.abs(mean_in - mean_out) <= _ROUNDING, 0.0, np.inf), np.zeros(1))
     noise = [_noise(residuals, inside, seed) for seed in range(_COPIES)]
-    return Separations((mean_in - mean_out) / deviation, np.concatenate(noise) / deviation)
+    deviation = np.maximum(deviation, _ROUNDING * deviation.max())
+    return Separations((mean_in - mean_out) / deviation, np.concatenate([one / deviation for one in noise]))
 
 
 def _centred(signals: Floats, groups: Ints) -> Floats:
