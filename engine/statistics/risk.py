@@ -103,8 +103,10 @@ def record_risk(found: Floats, noise: Floats, quantile: float, alpha: float) -> 
     grid = np.arange(np.floor(found.min() / deviation / _STEP), np.ceil(found.max() / deviation / _STEP) + 1)
     grid = np.unique(np.append(grid, 0.0)) * _STEP * deviation
     kernel = _Kernel.of(noise)
-    bands, sizes = _Bands.of(found, kernel, grid, alpha), np.unique(np.abs(grid).round(12))
-    ends = [_quantile(bands, sizes, 1 - quantile, sign) for sign in (1, -1)]
+    # What no record shows may still be there: separations beyond all that were found.
+    wide, sizes = np.concatenate([[-np.inf], grid, [np.inf]]), np.unique(np.abs(grid).round(12))
+    bands, reach = _Bands.of(found, kernel, wide, alpha), np.append(sizes, np.inf)
+    ends = [_quantile(bands, reach, 1 - quantile, sign) for sign in (1, -1)]
     weights = _likeliest(found, kernel, grid)
     below = np.cumsum([weights[np.abs(grid).round(12) == size].sum() for size in sizes])
     value = float(sizes[min(len(sizes) - 1, int(np.searchsorted(below, quantile - 1e-9)))])

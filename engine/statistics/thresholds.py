@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -180,11 +181,15 @@ def _largest_upper_limit(sides: Sides, error: float) -> float:
 
 def _smallest_difference(rates: Rates, error: float) -> float:
     """The smallest gap around one half, where chance is widest, whose lower limit is above 0."""
-    (first, second), gaps = rates.effects, np.linspace(0.0, 1.0, 1001)
+    first, second = rates.effects
     m, n = rates.true_positives.n / first, rates.false_positives.n / second
-    p, q = 0.5 + gaps / 2, 0.5 - gaps / 2
-    limits = gaps - np.hypot(p - lower(p * m, m, error), upper(q * n, n, error) - q)
-    return float(gaps[np.argmax(limits > 0)]) if (limits > 0).any() else 1.0
+
+    def shows(thousandths: int) -> bool:
+        gap = thousandths / 1000
+        p, q = 0.5 + gap / 2, 0.5 - gap / 2
+        return bool(gap - np.hypot(p - lower(p * m, m, error), upper(q * n, n, error) - q) > 0)
+
+    return bisect_left(range(1000), True, key=shows) / 1000
 
 
 @dataclass(frozen=True, slots=True)
