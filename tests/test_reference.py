@@ -914,3 +914,15 @@ def test_its_owner_alone_reads_a_store(tmp_path: Path) -> None:
     assert {p.name for p in folders} == {"put", "ab", "worked", "working"}
     assert {p.stat().st_mode & 0o777 for p in folders} == {0o700}
     assert (tmp_path / "a" / "put" / "ab" / "abc").stat().st_mode & 0o777 == 0o600
+
+
+def test_numbers_too_small_to_matter_are_flushed_while_models_are_trained_and_only_then() -> None:
+    import torch
+
+    from midguard.engine.reference._chunk import one_thread
+
+    tiny = torch.tensor([1e-40])
+    assert float(tiny * 1.0) > 0
+    with one_thread():
+        assert float(tiny * 1.0) == 0
+    assert float(tiny * 1.0) > 0
