@@ -115,7 +115,7 @@ def mnist(seed: int, folder: Path) -> Arena:
     order = rng.permutation(len(y))
     taken = [records(x[part].reshape(-1, 1, 28, 28) / 255, y[part]) for part in (order[:20_000], order[20_000:25_000])]
     task = Task("classification", 10, (1, 28, 28), (0.0, 1.0))
-    recipe = Recipe(Cnn((16, 32)), task, OptimizerChoice("adam", 1e-3), epochs=15, batch_size=64)
+    recipe = Recipe(Cnn((16, 32)), task, OptimizerChoice("adam", 1e-3), epochs=6, batch_size=64)
     return Arena(f"mnist-{seed}", taken[0], half(20_000, rng), taken[1], recipe)
 
 
