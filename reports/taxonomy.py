@@ -79,7 +79,8 @@ TAXONOMY: tuple[AttackClass, ...] = (
         "person-level-membership",
         "Membership of a person with several records",
         "Was anything of this person used, over all of their records together?",
-        untested="every test here counts single records; how a person with several of them fares was not measured",
+        untested="every attack here judges single records; intervals are by person where the data say whose a record "
+        "is, but no attack puts a person's records together",
         atlas="AML.T0024.000",
         nist="NISTAML.033",
         owasp="ML04:2023",
