@@ -57,7 +57,11 @@ def separations(signals: Floats, inside: Bools, groups: Ints) -> Separations:
         return Separations(np.where(np.abs(mean_in - mean_out) <= _ROUNDING, 0.0, np.inf), np.zeros(1))
     noise = [_noise(residuals, inside, seed) for seed in range(_COPIES)]
     deviation = np.maximum(deviation, _ROUNDING * deviation.max())
-    return Separations((mean_in - mean_out) / deviation, np.concatenate([one / deviation for one in noise]))
+    # Signs that cancel leave the deviation as it is, chance does not: a mean over its own deviation is Student's t.
+    free, rng = max(1, len(signals) - 2), np.random.default_rng(SEED)
+    luck = [np.sqrt(free / rng.chisquare(free, size=len(own))) for _ in noise]
+    noise = [one / deviation * factor for one, factor in zip(noise, luck, strict=True)]
+    return Separations((mean_in - mean_out) / deviation, np.concatenate(noise))
 
 
 def _centred(signals: Floats, groups: Ints) -> Floats:
