@@ -465,12 +465,13 @@ def test_the_risk_of_nothing_is_nothing_where_the_naive_quantile_is_large() -> N
 
 
 def test_the_noise_has_the_spread_that_chance_gives() -> None:
-    """Records with and without the record in k/2 models each: the variance of the difference is about 4/k."""
+    """Over its own deviation a difference of means is Student's t with k - 2 degrees of freedom, about 4/k wide."""
     for spread in (0.0, 3.0):
         signals, inside = models_of(32, 4000, np.random.default_rng(1).normal(size=4000) * spread, 2)
         apart = st.separations(signals, inside, np.zeros(4000, dtype=np.int64))
         counted = (1 / inside.sum(axis=0) + 1 / (~inside).sum(axis=0)).mean()
-        assert apart.noise.var() == pytest.approx(counted, rel=0.05)
+        assert apart.noise.var() == pytest.approx(counted * 30 / 28, rel=0.02)
+        assert apart.found.std() == pytest.approx(apart.noise.std(), rel=0.05) or spread
 
 
 def test_the_risk_of_a_known_tail_is_found() -> None:
