@@ -1,6 +1,6 @@
 """Membership attacks side by side, on the same subject and the same reference models.
 
-    python benchmarks/membership.py --peers /tmp/peers
+    python benchmarks/membership.py --peers FOLDER
         scikit-learn digits, 20 % label noise, MLP(256), 16 references, 5 seeds; midguard beside PrivacyGuard, SACRO-ML
         and ART, which are installed into that folder (benchmarks/requirements.txt) unless they are there already.
     python benchmarks/membership.py --data mnist --references 1,2,4,8,16,60 --seeds 1 --store .midguard/benchmark

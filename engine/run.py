@@ -15,7 +15,7 @@ import numpy as np
 from . import store as storage
 from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion, RecordSeparation
 from .controls import Controls, Stage, shuffled_within, undefended
-from .errors import AccountingError, InputError, MidguardError, NotMeasurable
+from .errors import AccountingError, InputError, NotMeasurable
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
 from .measurement import Basis, Measurement, Quantity
 from .observation import (
@@ -118,9 +118,22 @@ class Bench:
             raise NotMeasurable("the subject names no recipe (spec.training.recipe)")
         return load_recipe(self.subject.recipe, data=False)
 
-    @cached_property
+    @property
     def trained(self) -> Trained:
         """Models trained as the subject was: first the pair that the null is made of, then those of the adversary."""
+        if isinstance(self.training, Exception):
+            raise self.training
+        return self.training
+
+    @cached_property
+    def training(self) -> Trained | Exception:
+        """What became of training them; what stopped it is remembered, since every attack would stop there again."""
+        try:
+            return self._train()
+        except Exception as error:
+            return error
+
+    def _train(self) -> Trained:
         persons = self.pool.persons
         # All records of a person are in a model or none is: else no model would be without her.
         whose = np.arange(len(self.pool)) if persons is None else np.unique(persons, return_inverse=True)[1]
@@ -168,13 +181,15 @@ class Bench:
             return None
         parts = {"role": "reference story", "run": self.plan.seed, "references": self.plan.references}
         name = storage.key(_subject_parts(self) | parts)
-        kept = None if "trained" in vars(self) else self.store.get(name)
+        kept = None if "training" in vars(self) else self.store.get(name)
         if kept is not None:
             return ReferenceStory(**json.loads(kept))
         try:
             story = _story_of(self.trained, self.stage, self.pool.y)
-        except MidguardError:
-            return None  # what stopped it has been said of every attack that needed them
+        except InputError:
+            raise
+        except Exception:  # what stopped them left every attack that needs them without its null: never a pass
+            return None
         self.store.put(name, json.dumps(asdict(story)).encode())
         return story
 
@@ -310,29 +325,28 @@ def run_job(bench: Bench, job: Job) -> Outcome:
     """One attack on the subject and on both controls. One that raises becomes a crashed outcome, never silence."""
     controls = {role: _control(bench, job, role) for role in ("null", "twin")}
     reason, observation, queries, unmeasurable = "", None, job.queries, False
-    started = time.perf_counter()
+    budgets: dict[int, Observation] = {}
+    seconds, started = 0.0, time.perf_counter()
     try:
-        observation, queries = _kept(bench, job, "subject")
+        found, queries = _kept(bench, job, "subject")
+        seconds = time.perf_counter() - started
+        budgets = _budgets(bench, job) if isinstance(found, Membership) else {}
+        observation = found  # an attack that stops with fewer references has stopped, too
     except InputError:
         raise  # a model that cannot be loaded is bad input, no crash of an attack
     except NotMeasurable as error:
         reason, unmeasurable = str(error), True
     except Exception as error:  # whatever an attack raises, its requirement ends in error
         reason = f"{type(error).__name__}: {error}"
-    seconds = time.perf_counter() - started
-    budgets = _budgets(bench, job) if isinstance(observation, Membership) else {}
     return Outcome(
         job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable, budgets
     )
 
 
 def _budgets(bench: Bench, job: Job) -> dict[int, Observation]:
-    """The same attack with a quarter and with a half of its reference models; nothing rests on it."""
+    """The same attack with a quarter and with a half of its reference models, for the report's power curve."""
     fewer = {job.references // 4, job.references // 2} if job.references >= _DIVISIBLE else set()
-    try:
-        return {k: _kept(bench, replace(job, references=k), "subject", f"{k} references")[0] for k in sorted(fewer)}
-    except Exception:  # what a figure is drawn from must not cost a verdict
-        return {}
+    return {k: _kept(bench, replace(job, references=k), "subject", f"{k} references")[0] for k in sorted(fewer)}
 
 
 def run_opened(bench: Bench, requirement: Requirement) -> dict[str, Observation]:

@@ -169,6 +169,43 @@ def test_a_second_check_trains_nothing_and_says_the_same(
     assert json.loads(first.out)["references"] == json.loads(again.out)["references"]
 
 
+def test_an_attack_that_stops_with_fewer_references_is_an_error(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midguard.attacks.membership.lira import Lira
+
+    honest = Lira.score
+
+    def score(self: Lira, target: Any, *rest: Any) -> Any:
+        if len(target.references) == 1:
+            raise RuntimeError("too few")
+        return honest(self, target, *rest)
+
+    monkeypatch.setattr(Lira, "score", score)
+    policy = write_policy(f"{ADVANTAGE}, attacks: [{{name: membership.lira, references: 4}}], max: 0.2")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert (ended.code, findings(ended)["advantage"]["status"]) == (4, "error")
+    assert "too few" in findings(ended)["advantage"]["reason"]
+
+
+def test_references_that_cannot_be_trained_leave_nothing_shown_and_are_tried_once(
+    careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fail(*arguments: Any) -> None:
+        tried.append(arguments)
+        raise RuntimeError("no room for references")
+
+    monkeypatch.setattr("midguard.engine.run.train_references", fail)
+    policy = write_policy(f"{ADVANTAGE}, attacks: [membership.loss, membership.rmia], max: 0.99")
+    ended = midguard("check", policy, careless / "model.pt", "--format", "json")
+    assert ended.code in {3, 4}
+    assert findings(ended)["advantage"]["status"] in {"inconclusive", "error"}
+    assert "no room for references" in findings(ended)["advantage"]["reason"]
+    assert len(tried) == 1
+
+
 def test_more_references_train_only_the_new_ones(
     careless: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
