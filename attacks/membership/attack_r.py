@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...engine.attack import ANSWERS, ThreatModel
-from ...engine.observation import Goal
-from ...engine.target import Access
+from ._compared import Compared
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -23,7 +21,7 @@ _SILVERMAN = 1.06
 
 
 @dataclass(frozen=True, slots=True)
-class AttackR:
+class AttackR(Compared):
     """Scores a record by the share of models without it that are less sure of it than the subject.
 
     The share would have as many values as there are references and one more; each reference is therefore smeared by a
@@ -38,27 +36,7 @@ class AttackR:
         label_views: How many where the release shows nothing but the label, if that is more; noisy for images too.
     """
 
-    references: int = 16
-    views: int = 1
-    label_views: int = 9
-
-    threat: ClassVar[ThreatModel] = ThreatModel(
-        access=Access.RELEASE,
-        exposures=ANSWERS,
-        knowledge=("the record", "its recorded label", "how the model was trained"),
-        goal=Goal.MEMBERSHIP,
-        references=True,
-    )
     source: ClassVar[str] = "Ye et al. 2022, arXiv 2111.09679, attack R"
-
-    def __post_init__(self) -> None:
-        for name in ("references", "views", "label_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
-
-    def queries(self, targets: int, auxiliary: int) -> int:
-        """One for each view of each candidate; a release of labels alone takes `label_views`."""
-        return self.views * targets
 
     def score(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
         """The log odds of the smoothed share.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...engine.attack import ANSWERS, ThreatModel
-from ...engine.observation import Goal
-from ...engine.target import Access
+from ._compared import Compared
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Bavaria:
+class Bavaria(Compared):
     """Scores a record by a likelihood ratio that borrows means and variances from all other records.
 
     A record's variances have an inverse-gamma prior, its means a Gaussian one over both sides at once; every number of
@@ -34,27 +32,7 @@ class Bavaria:
         label_views: How many where the release shows nothing but the label, if that is more; noisy for images too.
     """
 
-    references: int = 16
-    views: int = 1
-    label_views: int = 9
-
-    threat: ClassVar[ThreatModel] = ThreatModel(
-        access=Access.RELEASE,
-        exposures=ANSWERS,
-        knowledge=("the record", "its recorded label", "how the model was trained"),
-        goal=Goal.MEMBERSHIP,
-        references=True,
-    )
     source: ClassVar[str] = "Brännvall 2026, arXiv 2603.11799; the joint prior of both means is our own"
-
-    def __post_init__(self) -> None:
-        for name in ("references", "views", "label_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
-
-    def queries(self, targets: int, auxiliary: int) -> int:
-        """One for each view of each candidate; a release of labels alone takes `label_views`."""
-        return self.views * targets
 
     def score(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
         """The logarithm of the ratio of the two predictive densities.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ...engine.attack import ANSWERS, ThreatModel
-from ...engine.observation import Goal
-from ...engine.target import Access
+from ._compared import Compared
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -24,7 +22,7 @@ _LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Lira:
+class Lira(Compared):
     """Scores a record by how much likelier its answer is from models trained with it than without it.
 
     Both likelihoods are Gaussian in phi = log p_y - log(1 - p_y), around the mean of the record's own references
@@ -42,31 +40,15 @@ class Lira:
         label_views: How many where the release shows nothing but the label, if that is more; noisy for images too.
     """
 
-    references: int = 16
     online: bool = True
     variance: Literal["auto", "pooled", "per-record"] = "auto"
-    views: int = 1
-    label_views: int = 9
 
-    threat: ClassVar[ThreatModel] = ThreatModel(
-        access=Access.RELEASE,
-        exposures=ANSWERS,
-        knowledge=("the record", "its recorded label", "how the model was trained"),
-        goal=Goal.MEMBERSHIP,
-        references=True,
-    )
     source: ClassVar[str] = "Carlini et al. 2022, arXiv 2112.03570, algorithm 1"
 
     def __post_init__(self) -> None:
-        for name in ("references", "views", "label_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
+        Compared.__post_init__(self)
         if self.variance not in ("auto", "pooled", "per-record"):
             raise ValueError(f"expected variance to be auto, pooled or per-record, found {self.variance}")
-
-    def queries(self, targets: int, auxiliary: int) -> int:
-        """One for each view of each candidate; a release of labels alone takes `label_views`."""
-        return self.views * targets
 
     def score(self, target: Target, candidates: Records, seed: int, progress: Progress) -> NDArray[float64]:
         """The log-likelihood ratio (offline: the standard score) of each candidate.

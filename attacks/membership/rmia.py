@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...engine.attack import ANSWERS, ThreatModel
-from ...engine.observation import Goal
-from ...engine.target import Access
+from ._compared import Compared
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Rmia:
+class Rmia(Compared):
     """Scores a record by how much more than the average model the subject favours its label.
 
     ratio(x) = p(x | subject) / p(x), LR(x, z) = ratio(x) / ratio(z); the score is the share of records z with
@@ -41,26 +39,16 @@ class Rmia:
         label_views: How many where the release shows nothing but the label, if that is more; noisy for images too.
     """
 
-    references: int = 16
     online: bool = True
     gamma: float = 2.0
     a: float | None = None
-    views: int = 1
-    label_views: int = 9
 
-    threat: ClassVar[ThreatModel] = ThreatModel(
-        access=Access.RELEASE,
-        exposures=ANSWERS,
-        knowledge=("the record", "its recorded label", "how the model was trained"),
-        goal=Goal.MEMBERSHIP,
-        references=True,
-    )
     source: ClassVar[str] = "Zarifzadeh et al. 2024, arXiv 2312.03262, equations 2 to 4 and appendix B.2.2"
 
     def __post_init__(self) -> None:
-        for name in ("references", "gamma", "views", "label_views"):
-            if not 1 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
+        Compared.__post_init__(self)
+        if not 1 <= self.gamma < float("inf"):
+            raise ValueError(f"expected gamma={self.gamma} >= 1")
         if self.a is not None and not 0 < self.a <= 1:
             raise ValueError(f"expected 0 < a={self.a} <= 1")
 
