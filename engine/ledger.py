@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,10 +16,14 @@ from .errors import InputError
 SCHEMA = "https://midguard.dev/schema/ledger-v1.json"
 #: A ledger that midguard wrote says so by this and its version.
 WRITER = "midguard "
+#: What shows the sampler of a training that midguard did itself.
+ENGINE_SAMPLER = "drawn by midguard from the operating system"
 
 _MAX_BYTES = 1 << 20
 #: More events or steps than any training has would keep an accountant busy for ever.
 _MAX_EVENTS, _MAX_STEPS = 1000, 10_000_000
+#: Floating-point share by which steps times probability may lie above a whole number of passes.
+_ROUNDING = 1e-12
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,38 +31,137 @@ class Adjacency(StrEnum):
     """Which data sets count as neighbours."""
 
     ADD_REMOVE = "add-or-remove-one"
+    REPLACE = "replace-one"
 
 
 class Unit(StrEnum):
     """Whose privacy is protected."""
 
     RECORD = "record"
+    PERSON = "person"
+
+
+class Sampler(StrEnum):
+    """How the records of a step were chosen."""
+
+    POISSON = "poisson"
+    SHUFFLED = "shuffled"
+    UNKNOWN = "unknown"
+
+
+class Repetitions(StrEnum):
+    """From which distribution the number of tuning runs was drawn."""
+
+    TRUNCATED_NEGATIVE_BINOMIAL = "truncated-negative-binomial"
+    POISSON = "poisson"
 
 
 @dataclass(frozen=True, slots=True)
 class SampledGaussian:
-    """`steps` noisy sums of clipped per-record gradients, each over a Poisson sample.
+    """`steps` noisy sums of clipped per-record gradients, each over a sample of the records.
 
     Attributes:
         sampling_probability: Probability that a record enters a step, in (0, 1].
         noise_multiplier: Standard deviation of the noise over the clipping norm, > 0.
         steps: How many such sums were released, >= 1.
         clipping_norm: Bound on one record's contribution, > 0.
+        sampler: How the records of a step were chosen.
+        evidence: What shows that it was so; empty where nothing does.
+        count_noise_multiplier: Adaptive clipping only: standard deviation of the noise on the count of unclipped
+            records over that count's sensitivity of 1/2 (Andrew et al. 2021, arXiv 1905.03871, sec. 2.2).
     """
 
     sampling_probability: float
     noise_multiplier: float
     steps: int
     clipping_norm: float
+    sampler: Sampler = Sampler.UNKNOWN
+    evidence: str = ""
+    count_noise_multiplier: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("sampling_probability", "noise_multiplier", "clipping_norm"):
-            if not _is_number(getattr(self, name)) or not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"expected a number {name}={getattr(self, name)!r} > 0")
+            _check_positive(name, getattr(self, name))
         if self.sampling_probability > 1:
             raise ValueError(f"expected sampling_probability={self.sampling_probability} <= 1")
         if not _is_count(self.steps) or self.steps > _MAX_STEPS:
             raise ValueError(f"expected a whole number 1 <= steps={self.steps!r} <= {_MAX_STEPS}")
+        if self.count_noise_multiplier is not None:
+            _check_positive("count_noise_multiplier", self.count_noise_multiplier)
+        if not isinstance(self.sampler, Sampler):
+            raise TypeError(f"expected a Sampler, found {self.sampler!r}")
+        if not isinstance(self.evidence, str):
+            raise TypeError(f"expected evidence in words, found {self.evidence!r}")
+
+    @property
+    def amplified(self) -> bool:
+        """Whether sampling may be counted in its favour: Poisson samples, with something that shows it."""
+        return self.sampler is Sampler.POISSON and bool(self.evidence.strip())
+
+    @property
+    def effective_noise_multiplier(self) -> float:
+        """The noise of one Gaussian that costs as much as the sum and the count together: (σ⁻² + σ_count⁻²)^(-1/2)."""
+        if self.count_noise_multiplier is None:
+            return self.noise_multiplier
+        return 1 / math.hypot(1 / self.noise_multiplier, 1 / self.count_noise_multiplier)
+
+    @property
+    def uses(self) -> int:
+        """In how many steps one record takes part at most, if no pass over the records uses it twice."""
+        return max(1, math.ceil(self.steps * self.sampling_probability * (1 - _ROUNDING)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A random number of runs that each cost at most `event`; only the best was released.
+
+    The number was drawn and kept secret by whoever ran them, the candidates were fixed beforehand, and the best was
+    chosen without private data beyond what each run's event says (Papernot & Steinke 2022, arXiv 2110.03620).
+
+    Attributes:
+        event: What one run did, at most.
+        distribution: Of the number of runs.
+        eta: Shape of the truncated negative binomial, > -1: 1 is geometric, 0 logarithmic. `None` for Poisson.
+        gamma: Its parameter, in (0, 1): the smaller, the more runs. `None` for Poisson.
+        mean: Mean of the Poisson distribution, > 0. `None` otherwise.
+    """
+
+    event: SampledGaussian
+    distribution: Repetitions
+    eta: float | None = None
+    gamma: float | None = None
+    mean: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.event, SampledGaussian):
+            raise TypeError(f"expected a SampledGaussian as the event of one run, found {self.event!r}")
+        if not isinstance(self.distribution, Repetitions):
+            raise TypeError(f"expected Repetitions, found {self.distribution!r}")
+        if self.distribution is Repetitions.POISSON:
+            self._check_absent("eta", "gamma")
+            _check_positive("mean", self.mean)
+            return
+        self._check_absent("mean")
+        if not _is_number(self.eta) or not -1 < self.eta < math.inf:  # type: ignore[operator]
+            raise ValueError(f"expected a number eta={self.eta!r} > -1")
+        _check_positive("gamma", self.gamma)
+        if not self.gamma < 1:  # type: ignore[operator]
+            raise ValueError(f"expected gamma={self.gamma} < 1")
+
+    def _check_absent(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)!r} says nothing of a {self.distribution} number of runs")
+
+    @property
+    def expected_runs(self) -> float:
+        """E[K] (same source, definition 1)."""
+        if self.distribution is Repetitions.POISSON:
+            return float(self.mean)  # type: ignore[arg-type]
+        eta, gamma = float(self.eta), float(self.gamma)  # type: ignore[arg-type]
+        if eta == 0:
+            return (1 / gamma - 1) / -math.log(gamma)
+        return eta * (1 - gamma) / (gamma * -math.expm1(eta * math.log(gamma)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +185,15 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-Event = SampledGaussian | NonPrivate
-_EVENTS: dict[str, type[SampledGaussian] | type[NonPrivate]] = {
+def _check_positive(name: str, value: object) -> None:
+    if not _is_number(value) or not 0 < value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"expected a number {name}={value!r} > 0")
+
+
+Event = SampledGaussian | Tuned | NonPrivate
+_EVENTS: dict[str, type[SampledGaussian] | type[Tuned] | type[NonPrivate]] = {
     "sampled-gaussian": SampledGaussian,
+    "tuned": Tuned,
     "non-private": NonPrivate,
 }
 
@@ -100,6 +210,8 @@ class Ledger:
         unit: Whose privacy is counted.
         adjacency: Which data sets count as neighbours.
         written_by: `midguard <version>` where midguard trained; anything else is somebody's claim.
+        largest_group: The most records of one person; counts where the unit is a person.
+        resumed: How often the training was interrupted and went on; the events hold all of its steps.
     """
 
     events: tuple[Event, ...]
@@ -109,6 +221,8 @@ class Ledger:
     unit: Unit = Unit.RECORD
     adjacency: Adjacency = Adjacency.ADD_REMOVE
     written_by: str = ""
+    largest_group: int = 1
+    resumed: int = 0
 
     def __post_init__(self) -> None:
         if not self.events:
@@ -119,11 +233,15 @@ class Ledger:
             raise ValueError(f"expected a whole number records={self.records!r} >= 1")
         if not isinstance(self.written_by, str):
             raise TypeError(f"expected a name in written_by, found {self.written_by!r}")
+        if not _is_count(self.largest_group) or self.largest_group > self.records:
+            raise ValueError(f"expected a whole number 1 <= largest_group={self.largest_group!r} <= {self.records}")
+        if not (_is_count(self.resumed) or (type(self.resumed) is int and self.resumed == 0)):
+            raise ValueError(f"expected a whole number resumed={self.resumed!r} >= 0")
 
     @property
     def private(self) -> bool:
         """Whether every event is a mechanism."""
-        return all(isinstance(event, SampledGaussian) for event in self.events)
+        return not any(isinstance(event, NonPrivate) for event in self.events)
 
     @property
     def proves(self) -> bool:
@@ -132,12 +250,15 @@ class Ledger:
 
     def to_json(self) -> str:
         """The ledger file's text."""
-        kind = {cls: name for name, cls in _EVENTS.items()}
-        document = asdict(self) | {
-            "$schema": SCHEMA,
-            "events": [{"kind": kind[type(event)], **asdict(event)} for event in self.events],
-        }
+        document = asdict(self) | {"$schema": SCHEMA, "events": [_written(event) for event in self.events]}
         return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _written(event: Event) -> dict[str, Any]:
+    """One event as it stands in the file."""
+    kind = next(name for name, cls in _EVENTS.items() if cls is type(event))
+    inner = {"event": _written(event.event)} if isinstance(event, Tuned) else {}
+    return {"kind": kind, **asdict(event), **inner}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +276,60 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceResult:
+    """What one evidence test says of a training.
+
+    Attributes:
+        name: The test.
+        refuted: Whether what happened is not what the ledger or the claim says.
+        conclusive: Whether it could have said so here; a test that could not shows nothing.
+        statistic: What it looked at; NaN where there is none.
+        p: Its p-value; NaN where there is none.
+        detail: In words.
+    """
+
+    name: str
+    refuted: bool
+    conclusive: bool
+    statistic: float
+    p: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What the evidence tests of a training came to. Attributes: tests: at least one, each name once."""
+
+    tests: tuple[EvidenceResult, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tests:
+            raise ValueError("an audit without tests shows nothing")
+        if len({test.name for test in self.tests}) < len(self.tests):
+            raise ValueError(f"a test stands twice among {', '.join(test.name for test in self.tests)}")
+
+    @property
+    def refuted(self) -> tuple[EvidenceResult, ...]:
+        """The tests that the training failed."""
+        return tuple(test for test in self.tests if test.refuted)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of a subject's privacy loss: its ledger, a claim, both or neither."""
+    """What is known of a subject's privacy loss.
+
+    Attributes:
+        ledger: What training did, if anybody wrote it down.
+        claim: What somebody says it cost.
+        releases: Ledgers of every earlier release on the same records and of this one, from the budget of that data
+            set; `None` where no budget was given.
+        audit: What the evidence tests found; `None` where there were none.
+    """
 
     ledger: Ledger | None
     claim: Claim | None
+    releases: tuple[Ledger, ...] | None = None
+    audit: AuditResult | None = None
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -214,4 +384,15 @@ def _event(entry: dict[str, Any]) -> Event:
     kind = fields.pop("kind")
     if kind not in _EVENTS:
         raise ValueError(f"unknown event {kind!r}, expected one of {', '.join(_EVENTS)}")
+    for name, meaning in _MEANINGS[kind].items():
+        if name in fields:
+            fields[name] = meaning(fields[name])
     return _EVENTS[kind](**fields)
+
+
+#: What a word in a file stands for; a word that stands for nothing is refused.
+_MEANINGS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "sampled-gaussian": {"sampler": Sampler},
+    "tuned": {"distribution": Repetitions, "event": _event},
+    "non-private": {},
+}

@@ -120,7 +120,7 @@ def test_only_midguards_own_ledger_proves(tmp_path: Path, writer: str, proves: b
         {"data": DIGEST.upper()},
         {"model": 7},
         {"unit": "household"},
-        {"adjacency": "replace-one"},
+        {"adjacency": "swap"},
         {"adjacency": ...},
         {"written_by": None},
         {"$schema": "https://example.org/other"},

@@ -29,7 +29,7 @@ from midguard.engine.defenses._secret import normals, poisson_sample
 from midguard.engine.defenses.dp_sgd import DpSgd, steps_after
 from midguard.engine.errors import Exit, InputError, MidguardError
 from midguard.engine.folder import check_folder
-from midguard.engine.ledger import NonPrivate, SampledGaussian, read_ledger
+from midguard.engine.ledger import ENGINE_SAMPLER, NonPrivate, SampledGaussian, Sampler, read_ledger
 from midguard.engine.recipe import Augmentation, OptimizerChoice, Recipe, Schedule, Split, load_recipe
 from midguard.engine.splits import deal, relabelled
 from midguard.engine.subject import Task, content_digest, load_module, load_records, load_subject
@@ -440,7 +440,7 @@ def test_every_architecture_trains_in_every_mode(mode: Any, architecture: Any) -
     defense = DpSgd(noise_multiplier=0.8, delta=1e-4, mode=mode)
     trained = fit(plain(architecture=architecture, defense=defense, epochs=1, batch_size=30), some_records(), 1)
     (event,) = trained.events
-    assert event == SampledGaussian(30 / 90, 0.8, 3, 1.0)
+    assert event == SampledGaussian(30 / 90, 0.8, 3, 1.0, Sampler.POISSON, ENGINE_SAMPLER)
     assert not any(
         hasattr(p, name) for p in trained.module.parameters() for name in ("grad_sample", "summed_grad", "_norm_sample")
     )
@@ -918,7 +918,8 @@ def test_a_training_leaves_what_a_check_needs(recipe: Callable[..., Path], tmp_p
     assert ledger.data == content_digest(records.members)
     assert ledger.model == subject.model.sha256
     steps = round(2 * ledger.records / 64)
-    assert ledger.events == (SampledGaussian(64 / ledger.records, 1.1, steps, 1.0),)
+    event = SampledGaussian(64 / ledger.records, 1.1, steps, 1.0, Sampler.POISSON, ENGINE_SAMPLER)
+    assert ledger.events == (event,)
     history = json.loads((folder / "history.json").read_text())["epochs"]
     assert [e["epsilon"] for e in history] == [e.epsilon for e in told]
     text = (folder / "model.yaml").read_text()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import AccountingError, InputError
-from ..ledger import Ledger, SampledGaussian
+from ..ledger import ENGINE_SAMPLER, Ledger, SampledGaussian, Sampler
 from ._account import account
 from ._losses import COARSE, epsilon_of, widening
 
@@ -36,7 +36,14 @@ class Run:
 
     def with_noise(self, noise_multiplier: float) -> SampledGaussian:
         """What will have happened."""
-        return SampledGaussian(self.sampling_probability, noise_multiplier, self.steps, self.clipping_norm)
+        return SampledGaussian(
+            self.sampling_probability,
+            noise_multiplier,
+            self.steps,
+            self.clipping_norm,
+            sampler=Sampler.POISSON,
+            evidence=ENGINE_SAMPLER,
+        )
 
 
 @lru_cache(maxsize=256)
