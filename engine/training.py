@@ -229,6 +229,10 @@ class _Plain:
         """Nothing bounds it."""
         return
 
+    def state(self) -> None:
+        """Nothing is kept between steps."""
+        return
+
     def finish(self) -> tuple[Event, ...]:
         """The records were used as they are."""
         for parameter in self._setting.module.parameters():

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..accountants import epsilon_so_far
 from ..errors import MidguardError
+from ._protocol import State
 from ._secret import normals, poisson_sample
 
 if TYPE_CHECKING:
@@ -215,6 +216,10 @@ class DpSgdRun:
             self._accounted = max(self._steps, self._steps_by(ahead))
             self._epsilon = epsilon_so_far(self._planned, self._accounted, self._delta)
         return self._epsilon
+
+    def state(self) -> State:
+        """How far it is."""
+        return State(self._epoch, self._steps, self._planned.clipping_norm)
 
     def finish(self) -> tuple[Event, ...]:
         """Take the wrapper off; what happened is the steps that were taken, not those that were planned.

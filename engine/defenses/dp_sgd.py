@@ -10,7 +10,7 @@ from ..accountants import Run, noise_for
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ._protocol import Mechanism, Setting
+    from ._protocol import Mechanism, Setting, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class DpSgd:
         if not 0 < self.delta < 1:
             raise ValueError(f"expected 0 < delta={self.delta} < 1")
 
-    def protect(self, setting: Setting) -> Mechanism:
+    def protect(self, setting: Setting, resumed: State | None = None) -> Mechanism:
         """Take over this run, after everything that could break the guarantee was looked for.
 
         Raises:
