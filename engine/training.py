@@ -233,11 +233,15 @@ class _Plain:
         """Nothing is kept between steps."""
         return
 
+    def planned(self) -> tuple[Event, ...]:
+        """The records are used as they are."""
+        return (NonPrivate("trained without a mechanism"),)
+
     def finish(self) -> tuple[Event, ...]:
         """The records were used as they are."""
         for parameter in self._setting.module.parameters():
             parameter.grad = None
-        return (NonPrivate("trained without a mechanism"),)
+        return self.planned()
 
 
 def _varied(

@@ -217,6 +217,10 @@ class DpSgdRun:
             self._epsilon = epsilon_so_far(self._planned, self._accounted, self._delta)
         return self._epsilon
 
+    def planned(self) -> tuple[Event, ...]:
+        """All of its steps."""
+        return (self._planned,)
+
     def state(self) -> State:
         """How far it is."""
         return State(self._epoch, self._steps, self._planned.clipping_norm)

@@ -116,6 +116,10 @@ class Mechanism(Protocol):
         """What `Defense.protect` needs to go on from here; `None` where there is nothing to keep."""
         ...
 
+    def planned(self) -> tuple[Event, ...]:
+        """What the whole run is going to do to the records at most; known before the first step."""
+        ...
+
     def finish(self) -> tuple[Event, ...]:
         """Take every wrapper off the module again. Returns: what happened to the records."""
         ...
