@@ -338,14 +338,26 @@ def read_ledger(path: Path) -> Ledger:
     Raises:
         InputError: Not a ledger, an unknown event, a missing, additional, repeated or impossible value.
     """
+    hint = "give the ledger.json that was written when the model was trained"
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError.of(f"{path}: not a ledger that midguard can read: {error}", hint) from error
+    return parse_ledger(data, str(path), hint)
+
+
+def parse_ledger(data: bytes, where: str, hint: str = "") -> Ledger:
+    """A ledger from its file's bytes. Args: where they stand and what to do if they are none, for the message.
+
+    Raises:
+        InputError: Not a ledger, an unknown event, a missing, additional, repeated or impossible value.
+    """
+    try:
         return _ledger(data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
-        message = f"{path}: not a ledger that midguard can read: {what}"
-        raise InputError.of(message, "give the ledger.json that was written when the model was trained") from error
+        raise InputError.of(f"{where}: not a ledger that midguard can read: {what}", hint) from error
 
 
 def _ledger(data: bytes) -> Ledger:
