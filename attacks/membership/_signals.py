@@ -18,9 +18,9 @@ from .._shares import at_label, read, undoing
 from ._views import views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from numpy import bool_, float64
+    from numpy import bool_, float32, float64
     from numpy.typing import NDArray
 
     from ...engine.attack import Progress
@@ -104,10 +104,12 @@ def view_signals(
     """
     references = chosen(target, count)
     inside = inside_of(references, len(candidates))
+    arrays = [candidates.x]
     if others is not None:
-        candidates = Records(np.concatenate([candidates.x, others.x]), np.concatenate([candidates.y, others.y]))
+        arrays.append(others.x)
+        candidates = Records(np.concatenate(arrays), np.concatenate([candidates.y, others.y]))
         inside = np.pad(inside, ((0, 0), (0, len(others))))
-    for phi in _confidences(target, references, candidates, number, seed, progress):
+    for phi in _confidences(target, references, candidates, arrays, number, seed, progress):
         if len(candidates) and not np.isfinite(phi[1:]).any():
             raise NotMeasurable("no reference model gives a finite answer: see that the recipe's training converges")
         bounded = _bounded(phi)
@@ -172,9 +174,19 @@ def reference_signals(target: Target, candidates: Records, count: int, progress:
 
 
 def _confidences(
-    target: Target, references: tuple[Reference, ...], candidates: Records, number: int, seed: int, progress: Progress
+    target: Target,
+    references: tuple[Reference, ...],
+    candidates: Records,
+    arrays: Sequence[NDArray[float32]],
+    number: int,
+    seed: int,
+    progress: Progress,
 ) -> Iterator[NDArray[float64]]:
-    """Phi of the subject (first row) and of each reference. Yields: `(1 + k, n)`."""
+    """Phi of the subject (first row) and of each reference. Yields: `(1 + k, n)`.
+
+    The arrays are those that the candidates' records came in: what a model is known to answer on one of them is not
+    computed again.
+    """
     models = (target, *(reference.target for reference in references))
     factors: list[float] = []
     right = np.zeros((len(models), len(candidates)))
@@ -182,7 +194,7 @@ def _confidences(
     for done, x in enumerate(views(candidates.x, number, target.bounds, seed, labels)):
         phi = np.empty_like(right)
         for row, model in enumerate(models):
-            answers = model.query(x)
+            answers = model.query(x) if done else np.concatenate([model.query(array) for array in arrays])
             if not done:
                 factors.append(undoing(model, answers))
             phi[row] = _phi(model, answers, candidates, factors[row])
