@@ -8,3 +8,4 @@ from ._bound import Accountant as Accountant
 from ._bound import Bound as Bound
 from ._noise import Run as Run
 from ._noise import noise_for as noise_for
+from ._steps import steps_within as steps_within

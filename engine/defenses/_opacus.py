@@ -189,7 +189,10 @@ class DpSgdRun:
 
     def _steps_by(self, epoch: int) -> int:
         """Steps until the end of an epoch."""
-        return math.ceil(self._planned.steps * min(epoch, self._setting.epochs) / self._setting.epochs)
+        from .dp_sgd import steps_after
+
+        epochs = self._setting.epochs
+        return min(self._planned.steps, math.ceil(steps_after(self._setting, epochs) * min(epoch, epochs) / epochs))
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """One noised step on the sample that was drawn last.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ..accountants import Run, noise_for
+from ..accountants import Run, noise_for, steps_within
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..ledger import SampledGaussian
     from ._protocol import Mechanism, Setting, State
 
 
@@ -20,6 +21,8 @@ class DpSgd:
     Attributes:
         target_epsilon: ε that both accountants' upper bounds stay within after the last epoch; or
         noise_multiplier: standard deviation of the noise over the clipping norm. One of the two.
+        max_epsilon: Beside `noise_multiplier`: training ends with the last step after which the number of record is
+            still within it, at the latest after the last epoch.
         delta: δ of the guarantee, below one over the number of records.
         clipping_norm: Bound on the Euclidean norm of one record's gradient.
         mode: How per-record gradients are had: `hooks` (a formula a layer), `ghost` (norms alone, for large dense
@@ -33,10 +36,16 @@ class DpSgd:
     clipping_norm: float = 1.0
     mode: Literal["hooks", "ghost", "functorch"] = "hooks"
     sampling: Literal["poisson"] = "poisson"
+    max_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("dp_sgd needs either target_epsilon or noise_multiplier, one of the two")
+        if self.max_epsilon is not None and self.noise_multiplier is None:
+            raise ValueError(
+                "max_epsilon ends a training of a given noise_multiplier; target_epsilon is itself never exceeded: "
+                "write one of them"
+            )
         if self.sampling != "poisson":
             raise ValueError(
                 f"sampling '{self.sampling}' is not accounted for: shuffled or fixed batches can cost ten times the ε "
@@ -44,7 +53,7 @@ class DpSgd:
             )
         if self.mode not in ("hooks", "ghost", "functorch"):
             raise ValueError(f"unknown mode '{self.mode}', expected hooks, ghost or functorch")
-        for name in ("target_epsilon", "noise_multiplier", "clipping_norm"):
+        for name in ("target_epsilon", "max_epsilon", "noise_multiplier", "clipping_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected {name}={value} > 0")
@@ -65,7 +74,7 @@ class DpSgd:
 
         check_module(setting, self.mode)
         run = Run(setting.batch_size / setting.records, steps_after(setting, setting.epochs), self.clipping_norm)
-        return DpSgdRun(setting, run.with_noise(self._noise(run)), self.delta, self.mode)
+        return DpSgdRun(setting, self._allowed(run.with_noise(self._noise(run))), self.delta, self.mode)
 
     def _check_sizes(self, setting: Setting) -> None:
         if self.delta * setting.records >= 1:
@@ -79,6 +88,19 @@ class DpSgd:
                 f"batch_size {setting.batch_size} is larger than the {setting.records} records",
                 f"set it to {setting.records} or less",
             )
+
+    def _allowed(self, planned: SampledGaussian) -> SampledGaussian:
+        """As much of the training as `max_epsilon` allows."""
+        if self.max_epsilon is None:
+            return planned
+        steps = steps_within(planned, self.max_epsilon, self.delta)
+        if steps == 0:
+            raise InputError.of(
+                f"not even one step of noise_multiplier {self.noise_multiplier:g} is within max_epsilon "
+                f"{self.max_epsilon:g} at δ = {self.delta:g}",
+                "set a larger noise_multiplier, or smaller batches",
+            )
+        return replace(planned, steps=steps)
 
     def _noise(self, run: Run) -> float:
         if self.noise_multiplier is not None:
