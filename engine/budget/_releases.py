@@ -79,15 +79,17 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
     have in common. Steps that are alike are counted as one event: the order of mechanisms does not matter.
 
     Args:
-        ledgers: At least one; what only the last one says (data, model) stays its own.
+        ledgers: At least one; what only the last one says (data, model) stays its own. It proves something if they
+            all do.
 
     Raises:
         AccountingError: They have more different events than a ledger may have.
     """
-    last = ledgers[-1]
+    last, doubtful = ledgers[-1], [ledger for ledger in ledgers if not ledger.proves]
     try:
         return replace(
             last,
+            written_by=(doubtful or [last])[0].written_by,
             events=_merged(event for ledger in ledgers for event in ledger.events),
             records=max(ledger.records for ledger in ledgers),
             largest_group=max(ledger.largest_group for ledger in ledgers),
