@@ -276,6 +276,25 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditBound:
+    """What canaries show of ε.
+
+    Attributes:
+        name: The method.
+        epsilon: The smallest ε that they leave possible; or the ε that they look like.
+        confidence: Of a bound; `None` for an estimate, which bounds nothing.
+        guesses: On how many canaries it rests.
+        right: How many of the guesses were right; `None` for a method that guesses nothing.
+    """
+
+    name: str
+    epsilon: float
+    confidence: float | None
+    guesses: int
+    right: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceResult:
     """What one evidence test says of a training.
 
@@ -286,6 +305,8 @@ class EvidenceResult:
         statistic: What it looked at; NaN where there is none.
         p: Its p-value; NaN where there is none.
         detail: In words.
+        bounds: What its canaries show of ε; empty where it has none.
+        key: SHA-256 of the key that everything it kept secret was drawn from.
     """
 
     name: str
@@ -294,24 +315,81 @@ class EvidenceResult:
     statistic: float
     p: float
     detail: str
+    bounds: tuple[AuditBound, ...] = ()
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("name", str), ("refuted", bool), ("conclusive", bool), ("detail", str), ("key", str)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"expected {name} to be a {kind.__name__}, found {getattr(self, name)!r}")
+        if (self.refuted or self.conclusive) and not 0 <= self.p <= 1:
+            raise ValueError(f"{self.name} says something, but its p is {self.p!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """What an audit put into a training.
+
+    Attributes:
+        records: Canary records that could be trained on, each by a coin of its own.
+        records_in: How many of them were.
+        gradients: Canaries that could be added to the gradients, likewise.
+        probes: Steps in which a probe stood in a record's place.
+    """
+
+    records: int = 0
+    records_in: int = 0
+    gradients: int = 0
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("records", "records_in", "gradients", "probes"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ValueError(f"expected a whole number {name}={getattr(self, name)!r} >= 0")
+
+    def __add__(self, other: Planted) -> Planted:
+        return Planted(
+            self.records + other.records,
+            self.records_in + other.records_in,
+            self.gradients + other.gradients,
+            self.probes + other.probes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What the evidence tests of a training came to. Attributes: tests: at least one, each name once."""
+    """What the evidence tests of a training came to.
+
+    Attributes:
+        tests: At least one, each name once.
+        planted: What they put into the training; the model carries it.
+        delta: At which δ their bounds on ε are.
+        level: The error that each test may spend.
+    """
 
     tests: tuple[EvidenceResult, ...]
+    planted: Planted = Planted()
+    delta: float = 1e-5
+    level: float = 1e-3
 
     def __post_init__(self) -> None:
         if not self.tests:
             raise ValueError("an audit without tests shows nothing")
         if len({test.name for test in self.tests}) < len(self.tests):
             raise ValueError(f"a test stands twice among {', '.join(test.name for test in self.tests)}")
+        for name in ("delta", "level"):
+            if not _is_number(getattr(self, name)) or not 0 < getattr(self, name) < 1:
+                raise ValueError(f"expected a number 0 < {name}={getattr(self, name)!r} < 1")
 
     @property
     def refuted(self) -> tuple[EvidenceResult, ...]:
         """The tests that the training failed."""
         return tuple(test for test in self.tests if test.refuted)
+
+    @property
+    def inconclusive(self) -> tuple[EvidenceResult, ...]:
+        """The tests that could have found nothing here."""
+        return tuple(test for test in self.tests if not test.conclusive)
 
 
 @dataclass(frozen=True, slots=True)
