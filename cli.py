@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, assert_never
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, assert_never
 
 import typer
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from .engine.budget import Chain, Entry
     from .engine.check import Checked
     from .engine.keys import Signer
+    from .engine.ledger import Ledger
     from .engine.plan import Job
     from .engine.run import Bench, Report
 
@@ -43,11 +45,14 @@ keys_app = typer.Typer(no_args_is_help=True, help="Signing keys.")
 list_app = typer.Typer(
     no_args_is_help=True, help="What midguard knows: attacks, measures, defenses, formats, policies."
 )
+budget_app = typer.Typer(no_args_is_help=True, help="The budget of a data set: every release on the same records.")
 app.add_typer(policy_app, name="policy")
 app.add_typer(keys_app, name="keys")
 app.add_typer(list_app, name="list")
+app.add_typer(budget_app, name="budget")
 
 _SIGN_OF_LIFE = 10.0  # seconds
+BUDGET = "MIDGUARD_BUDGET"
 PASSPHRASE = "MIDGUARD_KEY_PASSPHRASE"  # the variable's name, no secret
 
 
@@ -59,6 +64,13 @@ class Format(StrEnum):
     JUNIT = "junit"
     SARIF = "sarif"
     MARKDOWN = "markdown"
+
+
+class Listing(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
 
 
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="The policy, a YAML file.", show_default=False)]
@@ -78,6 +90,23 @@ RecordsFile = Annotated[
         "--records", help="Write each record's own risk to this CSV file (personal data).", show_default=False
     ),
 ]
+BudgetStore = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        envvar=BUDGET,
+        metavar="STORE",
+        help="All releases on the data: a SQLite file or a database's URL.",
+        show_default=False,
+    ),
+]
+Dataset = Annotated[
+    str, typer.Option("--dataset", help="Data sets of this name count together, whatever their digests.")
+]
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A SQLite file or a database's URL.", show_default=False)]
+Head = Annotated[
+    str | None, typer.Option("--head", help="A head that was written down; it must still be there.", show_default=False)
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
 
 
@@ -93,6 +122,10 @@ def check(
     store: StoreFolder = Path(".midguard"),
     trust_code: TrustCode = False,
     records: RecordsFile = None,
+    budget: BudgetStore = None,
+    budget_head: Annotated[
+        str | None, typer.Option("--budget-head", help="A head that the budget's store must hold.", show_default=False)
+    ] = None,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Attack a model, hold it against a policy, and leave a report. Exit 0: every requirement was shown to hold."""
@@ -106,7 +139,8 @@ def check(
         refuse_unwritable(records)
     with _progress() as report:
         checked = run_check(
-            policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report
+            policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report,
+            budget=budget, budget_head=budget_head,
         )  # fmt: skip
     with _listening():
         _print_result(checked, output, signer is not None and out is not None)
@@ -271,6 +305,111 @@ def keys_new(
     typer.echo(f"{path}: keep it secret")
     typer.echo(f"{path.with_suffix('.pub')}: give it to whoever verifies, by another way than the reports")
     typer.echo(f"fingerprint {load_signer(path, secret).fingerprint}")
+
+
+@budget_app.command("new")
+def budget_new(store: Store) -> None:
+    """Make an empty store; every other command wants one that is there, so that no misspelt name is an empty budget."""
+    from .engine.budget import new_budget
+
+    typer.echo(f"{new_budget(store).place.shown}: an empty budget")
+
+
+@budget_app.command("add")
+def budget_add(
+    store: Store,
+    ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger.json of a model.", show_default=False)],
+    dataset: Dataset = "",
+) -> None:
+    """Write down a release that was trained without this store; one that is there already stays one."""
+    from .engine.budget import open_budget
+    from .engine.ledger import read_ledger
+
+    entry = open_budget(store).add(read_ledger(ledger), dataset)
+    typer.echo(f"entry {entry.sequence} holds this release; head {entry.hash}")
+
+
+@budget_app.command("show")
+def budget_show(
+    store: Store,
+    data: Annotated[str, typer.Option("--data", help="Only data whose digest begins so.")] = "",
+    delta: Annotated[float | None, typer.Option("--delta", help="Add ε of all releases at this δ.")] = None,
+    output: Annotated[Listing, typer.Option("--format", help="How the result is printed.")] = Listing.TABLE,
+) -> None:
+    """List what was released on each data set, and what it cost together."""
+    from .engine.budget import open_budget
+
+    chain = open_budget(store).chain()
+    held = dict.fromkeys(entry.data for entry in chain.entries if entry.data.startswith(data))
+    found = [_data_set(chain, digest, delta) for digest in held]
+    head = {"entries": chain.head.entries, "head": chain.head.hash}
+    if output is Listing.JSON:
+        typer.echo(json.dumps(head | {"datasets": found}, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for line in (line for one in found for line in _lines(one)):
+        typer.echo(line)
+    typer.echo(f"{head['entries']} entries, head {head['head']}")
+
+
+@budget_app.command("verify")
+def budget_verify(store: Store, head: Head = None) -> None:
+    """Check the whole chain. Exit 0: nothing was edited, taken away, put in or moved, and the head is in it."""
+    from .engine.budget import BrokenChainError, open_budget
+
+    budget = open_budget(store)
+    try:
+        chain = budget.chain()
+        if head is not None:
+            chain.refuse_without(head)
+    except BrokenChainError as error:
+        typer.echo(f"not valid: {error}")
+        raise typer.Exit(int(Exit.FAIL)) from None
+    typer.echo(f"valid: {chain.head.entries} entries, head {chain.head.hash}")
+    if head is None:
+        typer.echo("write the head down elsewhere: only with --head is it seen that the end was cut off")
+
+
+def _data_set(chain: Chain, data: str, delta: float | None) -> dict[str, object]:
+    """What was released on one data set, as it is printed."""
+    from .engine.budget import spending
+
+    spent = spending(chain, data)
+    cost = {} if delta is None else _cost(spent.ledgers, delta)
+    return {"data": data, "releases": [_release(entry) for entry in spent.counted], **cost}
+
+
+def _release(entry: Entry) -> dict[str, object]:
+    names = ("sequence", "kind", "time", "data", "model", "dataset")
+    return {name: getattr(entry, name) for name in names} | {"ledger": entry.ledger_digest}
+
+
+def _cost(ledgers: tuple[Ledger, ...], delta: float) -> dict[str, object]:
+    """ε of all releases, as a policy would measure it; why there is none where there is none."""
+    from .engine.errors import NotMeasurable
+    from .engine.evidence import number
+    from .engine.ledger import Account
+    from .engine.measures.privacy.cumulative_epsilon import CumulativeEpsilon
+
+    try:
+        measure = CumulativeEpsilon(delta=delta, basis="declared")
+        found = measure.measure(Account(ledgers[-1], None, ledgers), 0.0)
+    except (ValueError, NotMeasurable) as error:
+        raise InputError.of(f"--delta {delta:g}: {error}") from error
+    return {"delta": delta, **number(found.value, "epsilon"), "basis": str(found.basis)}
+
+
+def _lines(data_set: dict[str, Any]) -> Iterator[str]:
+    """One data set in words."""
+    releases = data_set["releases"]
+    yield f"data {data_set['data']}: {len(releases)} release{'s' if len(releases) != 1 else ''}"
+    for release in releases:
+        named = f"  data set {release['dataset']}" if release["dataset"] else ""
+        model = "no model yet" if release["kind"] == "reserved" else f"model {release['model'][:12]}"
+        line = f"{release['sequence']:>6}  {release['kind']:8}  {release['time']}  {model}"
+        yield f"{line}  ledger {release['ledger'][:12]}{named}"
+    if "epsilon" in data_set:
+        bound = "no bound on ε" if data_set["epsilon"] is None else f"ε ≤ {data_set['epsilon']:.4g}"
+        yield f"        together {bound} at δ = {data_set['delta']:g} ({data_set['basis']})"
 
 
 def _lister(kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from .accountants import account as accounts
+from .budget import open_budget, spending
 from .errors import AccountingError, InputError, Location
 from .evidence import Json, build
 from .measure import Reads
@@ -73,6 +75,8 @@ def check(
     store: Path | str = STORE,
     trust_code: bool = False,
     report: Report = silent,
+    budget: str | None = None,
+    budget_head: str | None = None,
 ) -> Checked:
     """Attack a model and hold what was measured against a policy.
 
@@ -85,13 +89,17 @@ def check(
         store: Folder of raw outcomes.
         trust_code: Allow a `factory:` in the subject, which runs the user's own code.
         report: Told what is being done and how far it is.
+        budget: The store of all releases on the subject's data: a SQLite file or a SQLAlchemy URL.
+        budget_head: A head of that store that was written down, by an earlier evidence for example.
 
     Raises:
-        InputError: The policy, the subject, its model or its records are not acceptable.
+        InputError: The policy, the subject, its model or its records are not acceptable, or the budget store cannot be
+            read, is broken or has lost entries.
     """
     started = time.perf_counter()
     bench = prepare(policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code)
     bench.report = report
+    _open_budget(bench, budget, budget_head)
     if not bench.plan.jobs or not all(stored(bench, job) for job in bench.plan.jobs):
         _ = bench.module  # a file that cannot be loaded is refused before anything is trained
     outcomes = run(bench)
@@ -112,6 +120,7 @@ def check(
         references=bench.reference_story(),
         shift=_shift(bench),
         proved=_proved(bench),
+        spending=bench.spending,
     )
     return Checked(verdict, evidence, bench.plan, bench.plan.policy, bench.subject, outcomes, bench.records)
 
@@ -138,6 +147,28 @@ def prepare(
     )
     plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh), sizes)
     return Bench(described, records, plan, kept, trust_code, fresh)
+
+
+def _open_budget(bench: Bench, place: str | None, head: str | None) -> None:
+    """Read what was released on the subject's data; a store that has lost a head that it once had is refused.
+
+    The last head that was seen here is remembered: what was cut off since then is found without anybody's notes.
+    """
+    if place is None:
+        if head is not None:
+            raise InputError.of("a head of a budget was named, but no budget", "name its store with --budget")
+        return
+    budget, subject = open_budget(place), bench.subject
+    chain, name = budget.chain(), hashlib.sha256(f"budget head\0{budget.place.identity}".encode()).hexdigest()
+    seen = bench.store.get(name)
+    for known in (head, None if seen is None else seen.decode()):
+        if known is not None:
+            chain.refuse_without(known)
+    bench.store.put(name, chain.head.hash.encode())
+    ledger, members = subject.account.ledger, subject.members
+    data = ledger.data if ledger is not None else members.sha256 if members is not None else ""
+    bench.spending = spending(chain, data)
+    bench.subject = replace(subject, account=replace(subject.account, releases=bench.spending.ledgers))
 
 
 def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:

@@ -25,6 +25,7 @@ from .target import Access
 from .verdict import AttackFinding, Control, Finding, Status, Verdict
 
 if TYPE_CHECKING:
+    from .budget import Spending
     from .measurement import Measurement
     from .subject import Subject, SubjectRecords
 
@@ -58,6 +59,7 @@ def build(
     references: ReferenceStory | None = None,
     shift: Shift | None = None,
     proved: Json | None = None,
+    spending: Spending | None = None,
 ) -> Json:
     """The evidence of one check.
 
@@ -74,6 +76,7 @@ def build(
         references: What the reference models were; `None` where none were trained.
         shift: What the records alone tell of membership; `None` where nothing asked for it.
         proved: `summaries.proved_curve` of the subject's ledger; kept by the caller, since it takes a while.
+        spending: What a budget store holds of the subject's data; `None` where none was named.
     """
     policy = plan.policy
     return {
@@ -101,6 +104,7 @@ def build(
         "references": _references(plan, references),
         "shift": _shift(shift),
         "account": accounting,
+        "budget": _budget(spending) if spending else None,
         "figures": _figures(plan, outcomes) | {"bound": proved},
         "notTested": _not_tested(plan),
         "signed": False,
@@ -167,6 +171,26 @@ def _ledger(ledger: Ledger) -> Json:
 
     text = ledger.to_json()
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), **json.loads(text)}
+
+
+def _budget(spending: Spending) -> Json:
+    """Which releases were counted, by digest, and where the store's chain ended: it must still hold that head later."""
+    releases = [
+        {
+            "sequence": entry.sequence,
+            "kind": str(entry.kind),
+            "data": entry.data,
+            "model": entry.model,
+            "ledger": entry.ledger_digest,
+        }
+        for entry in spending.counted
+    ]
+    return {
+        "data": spending.data,
+        "entries": spending.head.entries,
+        "head": spending.head.hash,
+        "releases": releases,
+    }
 
 
 def _finding(finding: Finding) -> Json:

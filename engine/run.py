@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .architectures import Architecture
+    from .budget import Spending
     from .policy import Requirement
     from .store import Store
     from .subject import Subject, SubjectRecords
@@ -75,6 +76,7 @@ class Bench:
         trust_code: Whether the user's own code may build the model.
         fresh: Whether everything is to be done again, whatever the store holds.
         report: Told how far the work is.
+        spending: What a budget store holds of the subject's data; `None` where none was named.
     """
 
     subject: Subject
@@ -84,6 +86,7 @@ class Bench:
     trust_code: bool = False
     fresh: bool = False
     report: Report = silent
+    spending: Spending | None = None
     drawn: dict[str, tuple[Target, NDArray[np.float32]]] = field(default_factory=dict, repr=False)
     #: What the user's own code does can change without any file that is named here: its outcomes are never found again.
     factory: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)

@@ -14,6 +14,7 @@ from ..engine.verdict import Status
 from . import circumstances
 from .wording import COUNTED, WORDS, WORST_FIRST, exact, interval, number, plain, signed
 
+_CUMULATIVE = "privacy.cumulative_epsilon"
 _PASSING = (Status.PASS, Status.WAIVED)
 
 
@@ -230,6 +231,7 @@ def read(evidence: Mapping[str, object]) -> Result:
         signed=evidence.get("signed") is True,
     )
     _refuse_contradiction(result)
+    _refuse_uncounted(result, evidence)
     return result
 
 
@@ -249,6 +251,17 @@ def _refuse_contradiction(result: Result) -> None:
     if claimed and open_rows:
         raise InputError.of(
             f"evidence: the verdict is a pass, but {', '.join(open_rows)} did not pass", "run `midguard check` again"
+        )
+
+
+def _refuse_uncounted(result: Result, evidence: Mapping[str, object]) -> None:
+    """What all releases cost together is not known of a store that was not read, or that held none."""
+    rows = [row for row in result.rows if row.measure == _CUMULATIVE and not math.isnan(row.value)]
+    budget = evidence.get("budget")
+    counted = entries(budget, "releases") if isinstance(budget, Mapping) else []
+    if rows and not (counted and integer(mapping(evidence, "budget"), "entries") >= len(counted)):
+        raise InputError.of(
+            f"evidence: {rows[0].id} was measured, but no releases were counted", "run `midguard check` with --budget"
         )
 
 

@@ -76,6 +76,13 @@ class Place:
     secrets: tuple[str, ...]
 
     @property
+    def identity(self) -> str:
+        """The same for the same store, from wherever and by whomever it is opened."""
+        if not self.sqlite:
+            return self.engine.url.set(username=None, password=None, query={}).render_as_string()
+        return str(Path(self.engine.url.database or "").resolve())
+
+    @property
     def sqlite(self) -> bool:
         """Whether it is a file, locked as a whole."""
         return self.engine.dialect.name == "sqlite"
@@ -121,7 +128,7 @@ def _url(place: str) -> sa.URL:
 
 def _without_secrets(place: str) -> str:
     """What can be printed of a place that could not be understood."""
-    return re.sub(r"^.*@", "***@", place.partition("?")[0])
+    return f"{re.split('[:@?]', place)[0]}…"
 
 
 def _check_file(database: str | None, shown: str, new: bool) -> None:

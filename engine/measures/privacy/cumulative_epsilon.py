@@ -75,8 +75,8 @@ class CumulativeEpsilon:
         if not all(ledger.private for ledger in proving):
             return proving  # no bound is left, whatever the others did
         raise NotMeasurable(
-            f"{len(releases) - len(proving)} of the {len(releases)} ledgers of releases on this data were not written by "
-            "midguard, and this requirement asks for a proof: train with `midguard train`, or write basis: declared"
+            f"{len(releases) - len(proving)} of the {len(releases)} ledgers of releases on this data were not written "
+            "by midguard, and this requirement asks for a proof: train with `midguard train`, or write basis: declared"
         )
 
     def no_leak(self) -> float:
