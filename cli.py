@@ -173,9 +173,12 @@ def plan(
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder of the model, its description, ledger and data.")],
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start an unfinished training over; what it spent stays in the ledger.")
+    ] = False,
 ) -> None:
-    """Train a model from a recipe; `check` needs nothing else than what this leaves."""
-    model = _train(recipe, out)
+    """Train a model from a recipe, or go on with one that was interrupted; `check` needs nothing else than this."""
+    model = _train(recipe, out, fresh)
     typer.echo(model)
 
 
@@ -433,18 +436,19 @@ def _known(kind: str) -> Iterator[tuple[str, str]]:
         yield from ((name, registry.summary(registry.load(kind, name))) for name in registry.names(kind))
 
 
-def _train(recipe: Path, out: Path) -> Path:
-    from .engine.training import Epoch
+def _train(recipe: Path, out: Path, fresh: bool = False) -> Path:
+    from .engine.epochs import Epoch
     from .engine.training import train as run_train
 
     with _progress() as told:
 
         def progress(epoch: Epoch, total: int) -> None:
             spent = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
-            what = f"epoch {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
+            which = "public epoch" if epoch.public else "epoch"
+            what = f"{which} {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
             told(what, epoch.number / total)
 
-        return run_train(recipe, out, progress)
+        return run_train(recipe, out, progress, tell=_say, fresh=fresh)
 
 
 def _write(checked: Checked, out: Path, signer: Signer | None) -> None:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .descent import fit
 from .plan import derive
 from .recipe import Augmentation, OptimizerChoice, Recipe, Schedule
 from .reference import complementary, samples, train_references
 from .target import Exposure, Records, Release, Target, joined
-from .training import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +192,7 @@ class Controls:
 
 
 def undefended(recipe: Recipe) -> Recipe:
-    """The recipe with every defense removed: no mechanism, no augmentation, no decay, no dropout."""
+    """The recipe with every defense removed: from scratch, no mechanism, no augmentation, no decay, no dropout."""
     architecture = recipe.architecture
     if "dropout" in {field.name for field in dataclasses.fields(architecture)}:  # type: ignore[arg-type]
         architecture = dataclasses.replace(architecture, dropout=0.0)  # type: ignore[type-var]
@@ -204,6 +204,10 @@ def undefended(recipe: Recipe) -> Recipe:
         schedule=Schedule("cosine"),
         optimizer=OptimizerChoice("adam", lr=3e-3),
         batch_size=_BATCH,
+        initial=None,
+        pretraining=None,
+        freeze=(),
+        search=None,
     )
 
 

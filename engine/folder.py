@@ -22,10 +22,10 @@ from .subject import API_VERSION, content_digest
 from .subject import KIND as SUBJECT_KIND
 
 if TYPE_CHECKING:
+    from .descent import Trained
     from .recipe import Recipe
     from .splits import Dealt
     from .target import Records
-    from .training import Trained
 
 MODEL, SUBJECT, LEDGER, RECIPE, HISTORY = "model.pt", "model.yaml", "ledger.json", "recipe.yaml", "history.json"
 _TRAINED = frozenset({MODEL, SUBJECT, LEDGER, RECIPE, HISTORY, "members.npz", "nonmembers.npz", "auxiliary.npz"})
@@ -144,6 +144,7 @@ def _ledger(folder: Path, dealt: Dealt, trained: Trained) -> Ledger:
         data=content_digest(dealt.members),
         model=_sha256(folder / MODEL),
         written_by=f"{WRITER}{__version__}",
+        resumed=trained.resumed,
     )
 
 
@@ -151,7 +152,8 @@ def _history(trained: Trained) -> str:
     """The epochs as JSON; what is not a number is null."""
     epochs = [{name: _known(value) for name, value in dataclasses.asdict(epoch).items()} for epoch in trained.epochs]
     note = "loss and accuracy are those of the training records, without noise: keep this file with the data"
-    return json.dumps({"note": note, "epochs": epochs}, indent=2, allow_nan=False) + "\n"
+    document = {"note": note, "story": list(trained.told), "epochs": epochs}
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _known(value: float | None) -> float | None:

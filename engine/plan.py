@@ -280,6 +280,8 @@ def references_obstacle(subject: Subject) -> str:
         return "the recipe trains another network than the model's (spec.model.architecture)"
     if recipe.task != subject.task:
         return "the recipe's task is not the model's (spec.task)"
+    if not recipe.from_scratch:
+        return "references are trained from scratch, and the recipe transfers, pre-trains, freezes or searches"
     return ""
 
 

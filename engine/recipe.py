@@ -13,12 +13,15 @@ from typing import Any, Literal, TypeVar, cast
 
 from .architectures import Architecture, choose_architecture
 from .defenses import Defense
+from .defenses.dp_sgd import DpSgd
 from .document import Document, PathTo, read, violations
 from .errors import InputError, Problem
-from .formats import DataSource, choose_data
+from .formats import DataSource, choose_data, existing
 from .registry import load, names, suggest
+from .search import Search
 from .subject import API_VERSION, PARTS, Task, choose_release, choose_task
 from .target import Exposure, Release
+from .transfer import Initial
 
 KIND = "Recipe"
 
@@ -146,7 +149,9 @@ class DataChoice:
         members: What is trained on; `None` with `source`.
         nonmembers: Never trained on; may be `None`.
         auxiliary: What an adversary could own; may be `None`.
-        label_noise: Share of all labels that is replaced by another class before anything else, in [0, 1).
+        public: Records that everybody may know, none of them among the members or nonmembers; may be `None`.
+        label_noise: Share of all labels, those of public records apart, that is replaced by another class before
+            anything else, in [0, 1).
         split: How `source` is dealt out; its seed is that of the label noise, too.
     """
 
@@ -154,6 +159,7 @@ class DataChoice:
     members: DataSource | None = None
     nonmembers: DataSource | None = None
     auxiliary: DataSource | None = None
+    public: DataSource | None = None
     label_noise: float = 0.0
     split: Split = field(default_factory=Split)
 
@@ -164,6 +170,29 @@ class DataChoice:
             raise ValueError("nonmembers and auxiliary are split off 'source': name them beside 'members' instead")
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"expected 0 <= label_noise={self.label_noise} < 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Training on the public records, without a mechanism, before the private ones are touched.
+
+    Attributes:
+        epochs: Passes over the public records.
+        batch_size: Records a step.
+        optimizer: Which optimiser.
+        schedule: How its rate changes.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    optimizer: OptimizerChoice = field(default_factory=OptimizerChoice)
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"expected epochs={self.epochs} >= 1")
+        if self.batch_size < 1:
+            raise ValueError(f"expected batch_size={self.batch_size} >= 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +210,10 @@ class Recipe:
         augmentation: How records are varied.
         defense: What protects the records; `None` for plain training.
         release: What the trained model's interface will expose.
+        initial: What training starts from; `None` for chance.
+        pretraining: Training on the public records before the private ones; `None` for none.
+        freeze: Names of layers and parameters that training on the private records leaves as they are.
+        search: Settings that are tried; `None` for those of this recipe alone.
         name: The model's name.
         version: The model's version.
         data: Where the records come from; `None` where the caller brings them.
@@ -198,6 +231,10 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     defense: Defense | None = None
     release: Release = field(default_factory=lambda: Release(Exposure.LOGITS))
+    initial: Initial | None = None
+    pretraining: Pretraining | None = None
+    freeze: tuple[str, ...] = ()
+    search: Search | None = None
     name: str = "unnamed"
     version: str = "0"
     data: DataChoice | None = None
@@ -213,6 +250,32 @@ class Recipe:
             raise ValueError(f"expected seed={self.seed} >= 0")
         if (self.augmentation.shift or self.augmentation.flip) and len(self.task.shape) != 3:
             raise ValueError(f"shift and flip are for images, these records have shape {list(self.task.shape)}")
+        self._check_public()
+        self._check_search()
+
+    def _check_public(self) -> None:
+        if self.data is None:
+            return
+        if self.pretraining is not None and self.data.public is None:
+            raise ValueError("pretraining needs public records: name them in data.public")
+        if self.search is not None and self.data.public is None:
+            raise ValueError("a search is scored on public records: name them in data.public")
+        if self.data.public is not None and self.pretraining is None and self.search is None:
+            raise ValueError("data.public is not used: add pretraining or search, or take it out")
+
+    def _check_search(self) -> None:
+        if self.search is None:
+            return
+        limit = self.defense.max_epsilon if isinstance(self.defense, DpSgd) else math.nan
+        if limit is not None and math.isnan(limit):
+            raise ValueError("a search pays for what it tries on private records: it needs defense: {name: dp_sgd}")
+        if limit is not None:
+            raise ValueError("a search ends within target_epsilon: write that instead of max_epsilon")
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether it says all about training: from chance, every layer, on the private records alone, once."""
+        return not (self.initial or self.pretraining or self.freeze or self.search)
 
 
 def load_recipe(path: Path, data: bool = True) -> Recipe:
@@ -252,6 +315,10 @@ class _Loader:
             "augmentation": self._part("augmentation", _chooser(Augmentation)),
             "defense": self._part("defense", _choose_defense),
             "release": self._part("release", choose_release),
+            "initial": self._part("initial", self._choose_initial),
+            "pretraining": self._part("pretraining", _choose_pretraining),
+            "freeze": self._part("freeze", _choose_names),
+            "search": self._part("search", _chooser(Search)),
             "data": self._part("data", _choose_data) if self._data else None,
         }
         if self._problems:
@@ -273,6 +340,12 @@ class _Loader:
             ),
         )
 
+    def _choose_initial(self, document: Document, at: PathTo) -> Initial:
+        """The weights to start from; where data need not be there, neither need they."""
+        initial = _built(document, at, Initial, named=False)
+        path = existing(document, (*at, "file"), str(initial.file)) if self._data else initial.file
+        return dataclasses.replace(initial, file=path)
+
     def _part(self, name: str, choose: Callable[[Document, PathTo], T]) -> T | None:
         """One part of the spec, `None` where it is left out or wrong."""
         at = (*_SPEC, name)
@@ -289,12 +362,32 @@ def _choose_data(document: Document, at: PathTo) -> DataChoice:
     """Where the records come from."""
     written = _mapping(document, at, _DATA_SCHEMA)
     sources: dict[str, Any] = {
-        name: choose_data(document, (*at, name)) for name in ("source", *PARTS) if name in written
+        name: choose_data(document, (*at, name)) for name in ("source", *PARTS, "public") if name in written
     }
     if "split" in written:
         sources["split"] = _chooser(Split)(document, (*at, "split"))
     noise = float(written.get("label_noise", 0.0))
     return _placed(document, at, lambda: DataChoice(**sources, label_noise=noise))
+
+
+def _choose_pretraining(document: Document, at: PathTo) -> Pretraining:
+    """How the public records are trained on."""
+    written = _mapping(document, at, _PRETRAINING_SCHEMA)
+    parts: dict[str, Any] = {
+        name: _chooser(kind)(document, (*at, name))
+        for name, kind in (("optimizer", OptimizerChoice), ("schedule", Schedule))
+        if name in written
+    }
+    numbers = {name: written[name] for name in ("epochs", "batch_size") if name in written}
+    return _placed(document, at, lambda: Pretraining(**parts, **numbers))
+
+
+def _choose_names(document: Document, at: PathTo) -> tuple[str, ...]:
+    """A list of names."""
+    problems = violations(document, {"type": "array", "items": _TEXT, "minItems": 1}, at)
+    if problems:
+        raise InputError(tuple(problems))
+    return tuple(cast("list[str]", document.value(at)))
 
 
 def _choose_defense(document: Document, at: PathTo) -> Defense:
@@ -317,7 +410,10 @@ def _built(document: Document, at: PathTo, kind: type[T], named: bool) -> T:
     hints = typing.get_type_hints(kind)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cast("Any", kind))}
     properties = {name: _schema_of(hint) for name, hint in fields.items()} | ({"name": _TEXT} if named else {})
-    written = _mapping(document, at, {"type": "object", "properties": properties, "additionalProperties": False})
+    missing = dataclasses.MISSING
+    needed = [f.name for f in dataclasses.fields(cast("Any", kind)) if f.default is missing is f.default_factory]
+    schema = {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
+    written = _mapping(document, at, schema)
     values = {name: _converted(fields[name], value) for name, value in written.items() if name in fields}
     return _placed(document, at, lambda: kind(**values))
 
@@ -329,12 +425,18 @@ def _schema_of(hint: Any) -> dict[str, object]:
         return {"type": "string"}
     if typing.get_origin(hint) is types.UnionType:
         return _schema_of(next(part for part in typing.get_args(hint) if part is not types.NoneType))
-    return {"type": {int: "integer", float: "number", bool: "boolean", str: "string"}[hint]}
+    if typing.get_origin(hint) is tuple:
+        return {"type": "array", "items": _schema_of(typing.get_args(hint)[0])}
+    return {"type": {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}[hint]}
 
 
 def _converted(hint: Any, value: Any) -> object:
-    """A whole number as a float where a float is meant."""
+    """A whole number as a float where a float is meant; lists as tuples, and paths."""
     wanted = typing.get_args(hint) or (hint,)
+    if isinstance(value, list):
+        return tuple(_converted(wanted[0], entry) for entry in value)
+    if hint is Path:
+        return Path(value)
     return float(value) if float in wanted and isinstance(value, int) else value
 
 
@@ -364,9 +466,21 @@ def _one_of(what: str, found: str, known: tuple[str, ...]) -> None:
 _DATA_SCHEMA: Mapping[str, object] = {
     "type": "object",
     "properties": {
-        **{name: {"type": ["object", "string"]} for name in ("source", *PARTS)},
+        **{name: {"type": ["object", "string"]} for name in ("source", *PARTS, "public")},
         "label_noise": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
         "split": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+
+
+_PRETRAINING_SCHEMA: Mapping[str, object] = {
+    "type": "object",
+    "properties": {
+        "epochs": _COUNT,
+        "batch_size": _COUNT,
+        "optimizer": {"type": "object"},
+        "schedule": {"type": "object"},
     },
     "additionalProperties": False,
 }
@@ -376,7 +490,9 @@ def _schema() -> dict[str, object]:
     """The document's frame; its parts are checked one by one."""
     part = {"type": "object"}
     parts = ("architecture", "task", "data", "optimizer", "schedule", "augmentation", "defense", "release")
-    spec = {**dict.fromkeys(parts, part), "epochs": _COUNT, "batch_size": _COUNT, "seed": _WHOLE}
+    others = ("initial", "pretraining", "search")
+    numbers = {"epochs": _COUNT, "batch_size": _COUNT, "seed": _WHOLE}
+    spec = {**dict.fromkeys((*parts, *others), part), **numbers, "freeze": {"type": "array"}}
     return _object(
         {
             "apiVersion": {"const": API_VERSION},

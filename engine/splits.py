@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from .copies import first_copies
+from .copies import first_copies, near_copies
 from .errors import InputError
 from .formats import DataSource
 from .recipe import DataChoice, Split
@@ -20,14 +20,15 @@ _Positions = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Dealt:
-    """Three disjoint sets of records; `None` for one that there is not."""
+    """Three disjoint sets of records, and public ones beside them; `None` for one that there is not."""
 
     members: Records
     nonmembers: Records | None
     auxiliary: Records | None
+    public: Records | None = None
 
     def parts(self) -> dict[str, Records]:
-        """Those that there are, by name."""
+        """Those of the three that there are, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
 
@@ -37,6 +38,16 @@ def deal(choice: DataChoice, task: Task) -> Dealt:
     Raises:
         InputError: They cannot be read, are not those whose digest was stated, overlap, or a set would be empty.
     """
+    dealt = _dealt(choice, task)
+    if choice.public is None:
+        return dealt
+    public = _read(choice.public, task)
+    _refuse_public(dealt, public, choice.public)
+    return replace(dealt, public=public)
+
+
+def _dealt(choice: DataChoice, task: Task) -> Dealt:
+    """The private records."""
     generator = np.random.default_rng(choice.split.seed)
     if choice.source is not None:
         return _split(_read(choice.source, task), choice, task, generator)
@@ -116,3 +127,26 @@ def _refuse_overlap(parts: dict[str, Records]) -> None:
         if shared:
             message = f"{shared} records are both among the {one} and the {other}"
             raise InputError.of(message, "take them out of one of the two")
+
+
+def _refuse_public(dealt: Dealt, public: Records, source: DataSource) -> None:
+    """Refuse public records that are private: whatever was trained on them without a mechanism has no ε.
+
+    Raises:
+        InputError: Some are members or nonmembers, or near copies of members.
+    """
+    known = set(record_digests(public.x))
+    for name, part in (("members", dealt.members), ("nonmembers", dealt.nonmembers)):
+        shared = 0 if part is None else len(known & set(record_digests(part.x)))
+        if shared:
+            raise source.refusal(
+                f"{shared} of the public records are among the {name}",
+                "take them out of one of the two: what is trained on without a mechanism is not private",
+            )
+    single = public.take(first_copies(public.x))
+    near = near_copies(dealt.members.take(first_copies(dealt.members.x)), single)
+    if near:
+        raise source.refusal(
+            f"{near} of the public records that were compared are near copies of members",
+            "name public records of other people, scenes or sources than the members",
+        )

@@ -27,6 +27,8 @@ from midguard.engine.defenses._checks import check_module
 from midguard.engine.defenses._opacus import Clipping
 from midguard.engine.defenses._secret import normals, poisson_sample
 from midguard.engine.defenses.dp_sgd import DpSgd, steps_after
+from midguard.engine.descent import Trained, _varied, fit
+from midguard.engine.epochs import Epoch
 from midguard.engine.errors import Exit, InputError, MidguardError
 from midguard.engine.folder import check_folder
 from midguard.engine.ledger import ENGINE_SAMPLER, NonPrivate, SampledGaussian, Sampler, read_ledger
@@ -34,7 +36,7 @@ from midguard.engine.recipe import Augmentation, OptimizerChoice, Recipe, Schedu
 from midguard.engine.splits import deal, relabelled
 from midguard.engine.subject import Task, content_digest, load_module, load_records, load_subject
 from midguard.engine.target import Exposure, Records
-from midguard.engine.training import Epoch, Trained, _varied, fit, train
+from midguard.engine.training import train
 
 MODES: tuple[Literal["hooks", "ghost", "functorch"], ...] = ("hooks", "ghost", "functorch")
 TASK = Task("classification", 3, (1, 4, 4), (0.0, 1.0))
@@ -969,14 +971,14 @@ class StoppedError(Exception):
     """Somebody pressed a key."""
 
 
-def test_a_training_that_stops_leaves_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_training_that_stops_leaves_no_model(recipe: Callable[..., Path], tmp_path: Path) -> None:
     def stop(epoch: Epoch, _: int) -> None:
         if epoch.number == 2:
             raise StoppedError
 
     with pytest.raises(StoppedError):
         train(recipe(), tmp_path / "out", stop)
-    assert names(tmp_path) == {"recipe.yaml"}
+    assert names(tmp_path) == {".out.unfinished", "recipe.yaml"}, "only what lets it go on"
 
 
 def test_a_failure_while_writing_keeps_the_earlier_training(
@@ -992,7 +994,7 @@ def test_a_failure_while_writing_keeps_the_earlier_training(
     with pytest.raises(OSError, match="No space left"):
         train(recipe(), model.parent)
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
-    assert names(tmp_path) == {"out", "recipe.yaml"}
+    assert names(tmp_path) == {".out.unfinished", "out", "recipe.yaml"}
 
 
 def test_a_failure_while_moving_brings_the_earlier_training_back(
@@ -1010,6 +1012,10 @@ def test_a_failure_while_moving_brings_the_earlier_training_back(
     with pytest.raises(OSError, match="Input/output"):
         train(recipe(), model.parent)
     assert model.read_bytes() == before
+    assert names(tmp_path) == {".out.unfinished", "out", "recipe.yaml"}
+    monkeypatch.setattr(Path, "rename", rename)
+    train(recipe(), model.parent)
+    assert model.read_bytes() != before, "what was trained is not lost"
     assert names(tmp_path) == {"out", "recipe.yaml"}
 
 

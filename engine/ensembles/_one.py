@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from ..descent import _varied, check_fit, diverged, optimizer_over, seeded
 from ..errors import InputError
-from ..training import _varied, check_fit, diverged, optimizer_over, seeded
-from ._layout import channels_last
+from ..gradients._layout import channels_last
 from ._memory import keep_freed_memory
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ..training import optimizer_over
+from ..descent import optimizer_over
 
 if TYPE_CHECKING:
     from ..recipe import OptimizerChoice

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..architectures.mlp import Mlp
-from ..training import _varied, diverged, seeded
+from ..descent import _varied, diverged, seeded
 from ._chance import Chance
 from ._stacked_batches import Batch, Sampled, Shuffled
 from ._stacked_descent import Descent, descent
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..target import Records
     from ._protocol import Part, Weights
 
-#: A reference gets the noise of the subject: a little more than is accounted (see engine/defenses/_opacus.py).
+#: A reference gets the noise of the subject: a little more than is accounted (see engine/defenses/_noise.py).
 _SPARE = 1e-4
 #: Told the share that is done at the end of each epoch, and after so many steps.
 _STEPS = 200

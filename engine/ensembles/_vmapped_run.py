@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from ..training import _varied, check_fit, optimizer_over, seeded
+from ..descent import _varied, check_fit, optimizer_over, seeded
 from ._one import built, check_finite, weights_of
 
 if TYPE_CHECKING:

@@ -31,6 +31,8 @@ class Stacked:
             return f"it stacks mlp and linear, not {type(recipe.architecture).__name__.lower()}"
         if recipe.defense is not None and not isinstance(recipe.defense, DpSgd):
             return f"it knows dp_sgd alone, not {type(recipe.defense).__name__.lower()}"
+        if recipe.defense is not None and (recipe.defense.clipping != "flat" or recipe.defense.max_epsilon is not None):
+            return "its clipping norm and its number of steps are fixed"
         return "" if device == "cpu" else f"it computes on the cpu, not on {device}"
 
     def memory(self, recipe: Recipe, records: int, models: int) -> int:
@@ -52,7 +54,7 @@ class Stacked:
         """Train one model for each part; those that take equally many steps are trained together."""
         import torch
 
-        from ..training import check_fit
+        from ..descent import check_fit
         from ._stacked_run import Pool, StackedRun
 
         if not parts:
@@ -93,10 +95,9 @@ def _plan(recipe: Recipe, records: int) -> SampledGaussian:
     """
     import torch
 
-    from ..accountants import Run
     from ..defenses import Setting
-    from ..defenses.dp_sgd import DpSgd, steps_after
-    from ..training import optimizer_over, seeded
+    from ..defenses.dp_sgd import DpSgd
+    from ..descent import optimizer_over, seeded
 
     defense = recipe.defense
     if not isinstance(defense, DpSgd):
@@ -105,9 +106,7 @@ def _plan(recipe: Recipe, records: int) -> SampledGaussian:
         module = recipe.architecture.build(recipe.task.shape, recipe.task.classes)
     optimizer = optimizer_over(list(module.parameters()), recipe.optimizer)
     setting = Setting(module, optimizer, torch.empty(0), records, recipe.batch_size, recipe.epochs)
-    defense._check_sizes(setting)
-    run = Run(recipe.batch_size / records, steps_after(setting, recipe.epochs), defense.clipping_norm)
-    return run.with_noise(defense._noise(run))
+    return defense.planned(setting)
 
 
 def _equally_long(recipe: Recipe, parts: Sequence[Part], planned: Sequence[SampledGaussian]) -> list[list[int]]:
