@@ -26,18 +26,21 @@ KINDS = {
     "accountants": "engine/accountants",
     "architectures": "engine/architectures",
     "ensembles": "engine/ensembles",
+    "audits": "attacks/audit",
 }
 
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """The names of every plugin of a kind, sorted; imports none of them.
+    """The names of every plugin of a kind, sorted; imports none. A folder of another kind is left to that one.
 
     Raises:
         KeyError: The kind is not one of `KINDS`.
     """
     folder = _ROOT / KINDS[kind]
-    paths = (p.relative_to(folder).with_suffix("") for p in folder.rglob("*.py"))
+    inner = [_ROOT / other for other in KINDS.values() if other.startswith(f"{KINDS[kind]}/")]
+    found = (p for p in folder.rglob("*.py") if not any(p.is_relative_to(other) for other in inner))
+    paths = (p.relative_to(folder).with_suffix("") for p in found)
     return tuple(sorted(".".join(p.parts) for p in paths if not any(part.startswith("_") for part in p.parts)))
 
 

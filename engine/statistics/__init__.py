@@ -6,9 +6,28 @@ Every interval is two-sided: `alpha` is the probability that it misses on either
 from __future__ import annotations
 
 from .area import auc, shifted
+from .claims import ClaimTest, claim_test, curve_inverse
 from .counts import Bools, Count, Floats, Interval, Ints, bonferroni, difference, dkw, holm, proportion
 from .epsilon import epsilon, epsilon_lower_bound
 from .exposure import Exposed, exposed
+from .gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
+from .one_run import (
+    SHARES,
+    GaussianFit,
+    Guesses,
+    counted_epsilon,
+    gaussian_fit,
+    gaussian_trade_off_epsilon,
+    guesses,
+    one_run_ceiling,
+    one_run_epsilon,
+    one_run_p,
+    ordered_epsilon,
+    ordered_p,
+    signed_mu,
+    trade_off_p,
+    trade_off_refuted,
+)
 from .persons import several
 from .quantiles import quantile_ratio
 from .risk import Separations, record_risk, separations
@@ -28,11 +47,15 @@ from .thresholds import (
 )
 
 __all__ = [
+    "SHARES",
     "Advantage",
     "Bools",
+    "ClaimTest",
     "Count",
     "Exposed",
     "Floats",
+    "GaussianFit",
+    "Guesses",
     "Interval",
     "Ints",
     "RateAtRate",
@@ -42,16 +65,30 @@ __all__ = [
     "auc",
     "best_threshold",
     "bonferroni",
+    "claim_test",
+    "counted_epsilon",
     "cross_fitted_rates",
+    "curve_inverse",
     "difference",
     "dkw",
     "dkw_band",
     "epsilon",
     "epsilon_lower_bound",
     "exposed",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_fit",
+    "gaussian_mu",
+    "gaussian_trade_off_epsilon",
+    "guesses",
     "halves",
     "holm",
     "nonmembers_needed",
+    "one_run_ceiling",
+    "one_run_epsilon",
+    "one_run_p",
+    "ordered_epsilon",
+    "ordered_p",
     "proportion",
     "quantile_ratio",
     "rates_of",
@@ -60,5 +97,8 @@ __all__ = [
     "separations",
     "several",
     "shifted",
+    "signed_mu",
     "tpr_at_fpr",
+    "trade_off_p",
+    "trade_off_refuted",
 ]
