@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .accountants._losses import INTERVAL, widening
+from .accountants._losses import INTERVAL, distribution, width
+from .accountants._pairs import steps_of
 from .errors import AccountingError
 from .ledger import Ledger, SampledGaussian
 
@@ -77,11 +78,5 @@ def _divergences(mechanisms: tuple[SampledGaussian, ...]) -> NDArray[float64]:
 
 
 def _composed(mechanisms: tuple[SampledGaussian, ...]) -> NDArray[float64]:
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(value_discretization_interval=INTERVAL * widening(mechanisms))
-    for mechanism in mechanisms:
-        step = GaussianDpEvent(mechanism.noise_multiplier)
-        accountant.compose(PoissonSampledDpEvent(mechanism.sampling_probability, step), mechanism.steps)
-    return np.asarray(accountant.get_delta(_epsilons()), dtype=np.float64)
+    steps = steps_of(Ledger(mechanisms, 1, "", "")) or ()
+    return np.asarray(distribution(steps, width(steps, INTERVAL)).get_delta_for_epsilon(_epsilons()), dtype=np.float64)

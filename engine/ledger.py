@@ -121,9 +121,9 @@ class Tuned:
     Attributes:
         event: What one run did, at most.
         distribution: Of the number of runs.
-        eta: Shape of the truncated negative binomial, > -1: 1 is geometric, 0 logarithmic. `None` for Poisson.
+        eta: Shape of the truncated negative binomial, >= 0: 1 is geometric, 0 logarithmic. `None` for Poisson.
         gamma: Its parameter, in (0, 1): the smaller, the more runs. `None` for Poisson.
-        mean: Mean of the Poisson distribution, > 0. `None` otherwise.
+        mean: Mean of the Poisson distribution, >= 1. `None` otherwise.
     """
 
     event: SampledGaussian
@@ -139,11 +139,12 @@ class Tuned:
             raise TypeError(f"expected Repetitions, found {self.distribution!r}")
         if self.distribution is Repetitions.POISSON:
             self._check_absent("eta", "gamma")
-            _check_positive("mean", self.mean)
+            if not _is_number(self.mean) or not 1 <= self.mean < math.inf:  # type: ignore[operator]
+                raise ValueError(f"expected a number mean={self.mean!r} >= 1")
             return
         self._check_absent("mean")
-        if not _is_number(self.eta) or not -1 < self.eta < math.inf:  # type: ignore[operator]
-            raise ValueError(f"expected a number eta={self.eta!r} > -1")
+        if not _is_number(self.eta) or not 0 <= self.eta < math.inf:  # type: ignore[operator]
+            raise ValueError(f"expected a number eta={self.eta!r} >= 0")
         _check_positive("gamma", self.gamma)
         if not self.gamma < 1:  # type: ignore[operator]
             raise ValueError(f"expected gamma={self.gamma} < 1")

@@ -9,11 +9,11 @@ from scipy.stats import norm
 from midguard.engine import bounds
 from midguard.engine.bounds import advantage_bound, tpr_bound
 from midguard.engine.errors import AccountingError
-from midguard.engine.ledger import Ledger, NonPrivate, SampledGaussian
+from midguard.engine.ledger import ENGINE_SAMPLER, Ledger, NonPrivate, SampledGaussian, Sampler
 
 FPR = np.array([1e-4, 1e-3, 1e-2, 5e-2, 1e-1])
 #: 60 epochs over 60,000 records in Poisson batches of 256 at noise 1.1.
-STANDARD = SampledGaussian(256 / 60_000, 1.1, 14_062, 1.0)
+STANDARD = SampledGaussian(256 / 60_000, 1.1, 14_062, 1.0, Sampler.POISSON, ENGINE_SAMPLER)
 
 
 def ledger(*events: SampledGaussian | NonPrivate) -> Ledger:

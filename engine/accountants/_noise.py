@@ -10,7 +10,8 @@ from functools import lru_cache
 from ..errors import AccountingError, InputError
 from ..ledger import ENGINE_SAMPLER, Ledger, SampledGaussian, Sampler
 from ._account import account
-from ._losses import COARSE, epsilon_of, widening
+from ._losses import COARSE, epsilon_of, width
+from ._pairs import steps_of
 
 #: Beyond this much noise nothing is learnt; a target that needs more is refused.
 MAX_NOISE = 1000.0
@@ -48,7 +49,7 @@ class Run:
 
 @lru_cache(maxsize=256)
 def noise_for(run: Run, epsilon: float, delta: float) -> float:
-    """The smallest noise multiplier (to 1 % of ε) for which every accountant's upper bound is within the target.
+    """The smallest noise multiplier (to 1 % of ε) for which the number of record is within the target.
 
     Raises:
         InputError: No amount of noise up to 1000 is enough.
@@ -60,17 +61,17 @@ def noise_for(run: Run, epsilon: float, delta: float) -> float:
         found = account(_ledger(run, noise), delta, curve=False).epsilon
         if found <= epsilon:
             return noise
-        # The fast bound that was solved for lies below the larger bound of record: aim as much lower.
+        # The fast bound that was solved for may lie below the number of record: aim as much lower.
         aim -= 1.05 * (found - epsilon) + 1e-4
-    raise AccountingError(f"no noise multiplier was found that both accountants put at or under ε = {epsilon}")
+    raise AccountingError(f"no noise multiplier was found that the accountants put at or under ε = {epsilon}")
 
 
 def _solve(run: Run, aim: float, epsilon: float, delta: float) -> float:
     """The noise at which the fast bound meets the aim, from below in ε."""
 
     def excess(logarithm: float) -> float:
-        mechanism = run.with_noise(math.exp(logarithm))
-        return math.log(max(epsilon_of((mechanism,), delta, COARSE * widening((mechanism,))), 1e-12)) - math.log(aim)
+        steps = steps_of(_ledger(run, math.exp(logarithm))) or ()
+        return math.log(max(epsilon_of(steps, delta, width(steps, COARSE)), 1e-12)) - math.log(aim)
 
     if aim <= 0 or excess(math.log(MAX_NOISE)) > 0:
         raise InputError.of(

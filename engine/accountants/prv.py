@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._bound import Bound, bound
+from ._bound import Bound, Estimate, bound
+from ._losses import refuse_replaced_groups, widening
+from ._pairs import Steps, steps_of
 
 if TYPE_CHECKING:
-    from ..ledger import Ledger, SampledGaussian
+    from collections.abc import Sequence
+
+    from ..ledger import Ledger
 
 #: Of the certified interval.
 _WIDTH = 0.02
@@ -18,18 +22,40 @@ _WIDTH = 0.02
 class Prv:
     """Numerical composition of privacy random variables, upper end (Opacus; Gopi et al. 2021, arXiv 2106.02848)."""
 
-    def epsilon(self, ledger: Ledger, delta: float) -> Bound:
+    def epsilon(self, ledger: Ledger, delta: float) -> Bound | None:
         """The upper end of the certified interval, which is 0.02 wide (wider where ε is large).
+
+        `None` where runs were tried and the best kept: that has no known distribution of losses.
 
         Raises:
             AccountingError: It could not be computed.
         """
+        steps = steps_of(ledger) if ledger.private else ()
+        if steps is None:
+            return None
 
-        def compute(mechanisms: tuple[SampledGaussian, ...], width: float) -> float:
-            from opacus.accountants import PRVAccountant
+        def compute() -> Estimate:
+            width = _WIDTH * widening(steps)
+            return Estimate(_upper_end(steps, delta, width / 2), width)
 
-            accountant = PRVAccountant()
-            accountant.history = [(m.noise_multiplier, m.sampling_probability, m.steps) for m in mechanisms]
-            return float(accountant.get_epsilon(delta, eps_error=width / 2))
+        return bound("prv", ledger, delta, compute)
 
-        return bound("prv", ledger, delta, _WIDTH, compute)
+
+def _upper_end(steps: Sequence[Steps], delta: float, error: float) -> float:
+    """By Opacus' own variable where it has one, else by its composition of the one that is written out here."""
+    for entry in steps:
+        refuse_replaced_groups(entry)
+    if all(entry.plain or entry.shift == 1 for entry in steps):
+        from opacus.accountants import PRVAccountant
+
+        accountant = PRVAccountant()
+        accountant.history = [_history(entry) for entry in steps]
+        return float(accountant.get_epsilon(delta, eps_error=error))
+    from ._variables import epsilon_of
+
+    return epsilon_of(steps, delta, error)
+
+
+def _history(steps: Steps) -> tuple[float, float, int]:
+    """Noise, rate and number, as Opacus writes them down."""
+    return (steps.noise / steps.shift, steps.probability, steps.count)
