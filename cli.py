@@ -176,9 +176,11 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start an unfinished training over; what it spent stays in the ledger.")
     ] = False,
+    budget: BudgetStore = None,
+    dataset: Dataset = "",
 ) -> None:
     """Train a model from a recipe, or go on with one that was interrupted; `check` needs nothing else than this."""
-    model = _train(recipe, out, fresh)
+    model = _train(recipe, out, fresh, budget, dataset)
     typer.echo(model)
 
 
@@ -436,7 +438,7 @@ def _known(kind: str) -> Iterator[tuple[str, str]]:
         yield from ((name, registry.summary(registry.load(kind, name))) for name in registry.names(kind))
 
 
-def _train(recipe: Path, out: Path, fresh: bool = False) -> Path:
+def _train(recipe: Path, out: Path, fresh: bool = False, budget: str | None = None, dataset: str = "") -> Path:
     from .engine.epochs import Epoch
     from .engine.training import train as run_train
 
@@ -448,7 +450,7 @@ def _train(recipe: Path, out: Path, fresh: bool = False) -> Path:
             what = f"{which} {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
             told(what, epoch.number / total)
 
-        return run_train(recipe, out, progress, tell=_say, fresh=fresh)
+        return run_train(recipe, out, progress, tell=_say, fresh=fresh, budget=budget, dataset=dataset)
 
 
 def _write(checked: Checked, out: Path, signer: Signer | None) -> None:

@@ -5,6 +5,7 @@ Beside the folder that a training will leave stands another, `.<name>.unfinished
 - `recipe.yaml` and `unfinished.json`: of which recipe, records and given weights it is;
 - `ledger.json`: everything that may have happened to the records so far. It is written *before* the steps that it
   counts, so that a process that is killed has never taken more than stands there;
+- `reservation.json`: which entry of a budget store was reserved for it;
 - `abandoned.json`: what an earlier training, which this one was started over, had spent;
 - `checkpoint.pt`: module, optimiser, generator, how far the mechanism is. No key of any noise: what goes on draws a new
   one.
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .budget import NO_MODEL, RESERVATION, Charge
 from .defenses import State
 from .epochs import Epoch, Tally
 from .errors import InputError
@@ -43,8 +45,6 @@ CHECKPOINT, LEDGER, ABANDONED, ABOUT, RECIPE = (
     "unfinished.json",
     "recipe.yaml",
 )
-#: A ledger needs a digest of the model; of an unfinished training there is none.
-_NO_MODEL = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,14 @@ class Unfinished:
         self._planned: tuple[Event, ...] = ()
         self._block, self._since = 0, 0.0
         self._kept, self._interval = time.monotonic(), pace.kept
+        #: The budget that it is charged to, and what was done to the records before it, if anything.
+        self.charge: Charge | None = None
+        self.before: tuple[Event, ...] = ()
 
     @property
     def owes(self) -> bool:
-        """Whether records may have been touched, by this training or by one that was given up."""
-        return (self.folder / LEDGER).exists() or (self.folder / ABANDONED).exists()
+        """Whether records may have been touched, by this training or by one that was given up, or are reserved for."""
+        return any((self.folder / name).exists() for name in (LEDGER, ABANDONED, RESERVATION))
 
     @property
     def state(self) -> State | None:
@@ -144,8 +147,11 @@ class Unfinished:
         return 0 if reached is None else max(0, self._spent - reached.steps)
 
     def starts(self, planned: tuple[Event, ...]) -> None:
-        """The mechanism is ready. Args: what it is going to do at most."""
+        """The mechanism is ready, and no step taken yet. Args: what it is going to do at most."""
         self._planned = planned
+        if self.charge is not None:
+            events = (*self.abandoned, *self.before, *planned)
+            self.charge.reserve(_ledger(events, self._identity, self.resumed))
 
     def announce(self, step: int) -> None:
         """Write down that a step is going to be taken, before it is. Args: counted from 0."""
@@ -296,7 +302,7 @@ def _ledger(events: tuple[Event, ...], identity: Identity, resumed: int) -> Ledg
     from .. import __version__
 
     written_by = f"{WRITER}{__version__}"
-    return Ledger(events, identity.records, identity.data, _NO_MODEL, written_by=written_by, resumed=resumed)
+    return Ledger(events, identity.records, identity.data, NO_MODEL, written_by=written_by, resumed=resumed)
 
 
 def _read_ledger(path: Path) -> Ledger | None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .budget import RESERVATION, Charge, open_budget
 from .checkpoints import Identity, Unfinished, unfinished
 from .defenses.dp_sgd import DpSgd
 from .descent import DivergedError, Start, Trained, fit, planned, prepare, say, untrained
 from .epochs import EpochProgress, Tell
 from .errors import AccountingError, InputError, MidguardError
-from .folder import MODEL, check_folder, replaced, write_training
-from .ledger import Event, SampledGaussian
+from .folder import LEDGER, MODEL, check_folder, replaced, write_training
+from .ledger import Event, SampledGaussian, read_ledger
 from .recipe import Recipe, load_recipe
 from .search import Candidate, Search, cost, noise_of_search
 from .splits import Dealt, deal
@@ -31,7 +32,14 @@ _SCORED = 0.2
 
 
 def train(
-    recipe: Path, out: Path, progress: EpochProgress | None = None, *, tell: Tell | None = None, fresh: bool = False
+    recipe: Path,
+    out: Path,
+    progress: EpochProgress | None = None,
+    *,
+    tell: Tell | None = None,
+    fresh: bool = False,
+    budget: str | None = None,
+    dataset: str = "",
 ) -> Path:
     """Train from a recipe file into a folder, all of it or nothing; returns the model's path.
 
@@ -45,22 +53,41 @@ def train(
         progress: Called after each epoch.
         tell: Told what training does besides.
         fresh: Whether an unfinished training is started over; what it spent stays in the ledger.
+        budget: The store of all releases on the data, a SQLite file or a SQLAlchemy URL: all that the training may do
+            is reserved there before its first step, and settled before the model is released.
+        dataset: Name under which data sets that share records count together in it.
 
     Raises:
-        InputError: The recipe, its data or the folder is not acceptable.
+        InputError: The recipe, its data or the folder is not acceptable, or the budget's store is broken or cannot be
+            read and written.
         MidguardError: Training failed.
     """
     check_folder(out)
+    charged = None if budget is None else open_budget(budget)
     chosen = load_recipe(recipe)
     if chosen.data is None:
         raise InputError.of(f"{recipe}: it names no data", "write spec.data")
     dealt = deal(chosen.data, chosen.task)
     with unfinished(out, _identity(chosen, dealt), chosen.text, fresh) as kept:
+        if charged is None:
+            _refuse_uncharged(kept, out)
+        else:
+            kept.charge = Charge(charged, dataset, kept.folder)
         trained = _trained(chosen, dealt, kept, progress, tell)
         with replaced(out) as folder:
             write_training(folder, chosen, dealt, trained)
+            if kept.charge is not None:
+                kept.charge.settle(read_ledger(folder / LEDGER))
         kept.remove()
     return out / MODEL
+
+
+def _refuse_uncharged(kept: Unfinished, out: Path) -> None:
+    """Refuse to go on without the budget that a training was reserved in: it would stay reserved for ever."""
+    if (kept.folder / RESERVATION).exists():
+        raise InputError.of(
+            f"{out}: the unfinished training was reserved for in a budget", "name the same store with --budget"
+        )
 
 
 def _identity(recipe: Recipe, dealt: Dealt) -> Identity:
@@ -81,8 +108,9 @@ def _trained(
     try:
         begun = kept.checkpoint is not None
         start = prepare(recipe, pretrained, recipe.seed, progress, tell) if not begun else _again(recipe)
+        kept.before = () if start is None else start.events
         if recipe.search is not None and scored is not None:
-            trained = _searched(recipe, dealt.members, scored, start, tell)
+            trained = _searched(recipe, dealt.members, scored, start, tell, kept)
             return dataclasses.replace(trained, events=(*kept.abandoned, *trained.events))
         return fit(recipe, dealt.members, recipe.seed, progress, start=start, tell=tell, kept=kept)
     except DivergedError:
@@ -117,7 +145,9 @@ class _Best:
     trained: Trained
 
 
-def _searched(recipe: Recipe, records: Records, scored: Records, start: Start | None, tell: Tell | None) -> Trained:
+def _searched(
+    recipe: Recipe, records: Records, scored: Records, start: Start | None, tell: Tell | None, kept: Unfinished
+) -> Trained:
     """The best of the search's runs, and what all of them cost together. Of the others nothing is written or told.
 
     A search that is interrupted begins again with another number of runs: of the first attempt nothing ever came out.
@@ -127,6 +157,7 @@ def _searched(recipe: Recipe, records: Records, scored: Records, start: Start | 
         raise AssertionError("the recipe saw to it")
     once = _once(recipe, search, defense, records)
     say(f"searching among {len(search.candidates)} settings; how many are tried is nobody's to know", tell)
+    kept.starts(search.events(_event(once, None, records)))
     best = _best(search, once, records, scored, start)
     events = search.events(_event(once, best, records))
     _check_target(defense, events)

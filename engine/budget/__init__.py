@@ -6,6 +6,8 @@ from ._chain import Chain as Chain
 from ._chain import Entry as Entry
 from ._chain import Head as Head
 from ._chain import Kind as Kind
+from ._charge import RESERVATION as RESERVATION
+from ._charge import Charge as Charge
 from ._open import new_budget as new_budget
 from ._open import open_budget as open_budget
 from ._releases import Spending as Spending

@@ -44,7 +44,8 @@ class Entry:
         model: SHA-256 of the model's file, as the ledger says; zeros where there is none yet.
         dataset: Declared name of the data set; empty where nobody declared one.
         ledger: The ledger file's text.
-        settles: Sequence number of the reservation that it takes the place of; 0 for none.
+        settles: Sequence number of the reservation that it takes the place of; 0 for none. A reservation may take the
+            place of an earlier one.
         time: When it was written, UTC, `2026-11-22T01:02:03Z`, by the writer's clock.
         previous: Hash of the entry before; of the first one, the store's own mark.
         hash: SHA-256 over the canonical JSON (RFC 8785) of everything above.
@@ -177,16 +178,15 @@ def _check_settlements(entries: Sequence[Entry]) -> None:
     """A reservation is settled once, later, on the same data; anything else would take cost away."""
     open_ones: dict[int, Entry] = {}
     for entry in entries:
+        expected = {Kind.ADDED: (False,), Kind.SETTLED: (True,), Kind.RESERVED: (False, True)}[entry.kind]
+        reserved = open_ones.pop(entry.settles, None)
+        if (entry.settles != 0) not in expected:
+            raise _broken(f"entry {entry.sequence} is {entry.kind} and settles {entry.settles}")
+        if entry.settles and (reserved is None or reserved.data != entry.data):
+            what = f"entry {entry.sequence} settles {entry.settles}"
+            raise _broken(f"{what}, which is no open reservation on its data")
         if entry.kind is Kind.RESERVED:
             open_ones[entry.sequence] = entry
-        if (entry.kind is Kind.SETTLED) != (entry.settles != 0):
-            raise _broken(f"entry {entry.sequence} is {entry.kind} and settles {entry.settles}")
-        if entry.kind is Kind.SETTLED:
-            reserved = open_ones.pop(entry.settles, None)
-            if reserved is None or reserved.data != entry.data:
-                raise _broken(
-                    f"entry {entry.sequence} settles {entry.settles}, which is no open reservation on its data"
-                )
 
 
 def _broken(what: str) -> InputError:

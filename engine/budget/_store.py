@@ -250,21 +250,25 @@ class Budget:
 
         return self._written(work)
 
-    def reserve(self, planned: Ledger, dataset: str = "") -> Entry:
+    def reserve(self, planned: Ledger, dataset: str = "", instead_of: int = 0) -> Entry:
         """Write down what a training is going to do at most, before its first step: it counts from now on.
 
         Args:
             planned: All that it may do; its model is `NO_MODEL`.
             dataset: Name under which data sets that share records count together; empty for none.
+            instead_of: Sequence number of an open reservation of the same training that this one covers; 0 for none.
 
         Raises:
+            MidguardError: There is no such open reservation on this data.
             InputError: The name is none, the store is broken, or it cannot be written.
         """
         _check_name(dataset)
 
         def work(connection: sa.Connection) -> Entry:
-            _chain(connection)
-            return _append(connection, Kind.RESERVED, planned, dataset, 0)
+            chain = _chain(connection)
+            if instead_of:
+                _open_reservation(chain, instead_of, planned.data)
+            return _append(connection, Kind.RESERVED, planned, dataset, instead_of)
 
         return self._written(work)
 
