@@ -5,30 +5,25 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from midguard.engine import registry
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
 from midguard.engine.architectures.resnet8 import Resnet8
-from midguard.engine.defenses import _opacus
+from midguard.engine.defenses import _run
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.ensembles import Ensemble, Part
-from midguard.engine.ensembles._books import Books
 from midguard.engine.ensembles._chance import Chance
-from midguard.engine.ensembles._layout import pooled_first
 from midguard.engine.ensembles._memory import footprint
 from midguard.engine.ensembles._one import Work
-from midguard.engine.ensembles._private import planned
-from midguard.engine.ensembles._slopes import Unformed
+from midguard.engine.ensembles._private import PrivateSteps
 from midguard.engine.ensembles.bookkeeping import BookKeeping
 from midguard.engine.ensembles.sequential import Sequential
 from midguard.engine.errors import InputError, MidguardError
@@ -82,6 +77,8 @@ DP: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     ),
     "mlp": (Mlp((6,), dropout=0.2), ROW, {}),
     "linear": (Linear(), ROW, {"optimizer": OptimizerChoice("adamw", 0.01)}),
+    "adaptive": (Mlp((6,)), ROW, {"defense": dataclasses.replace(PRIVATE, clipping="adaptive")}),
+    "few steps": (Linear(), ROW, {"defense": dataclasses.replace(PRIVATE, max_epsilon=9.0)}),
 }
 
 
@@ -92,7 +89,7 @@ def recipe(architecture: Any, shape: tuple[int, ...], **changes: Any) -> Recipe:
 
 def private(case: str) -> Recipe:
     architecture, shape, changes = DP[case]
-    return recipe(architecture, shape, defense=PRIVATE, **changes)
+    return recipe(architecture, shape, **{"defense": PRIVATE} | changes)
 
 
 def some_pool(shape: tuple[int, ...], n: int = 40) -> Records:
@@ -148,18 +145,16 @@ def test_the_models_are_those_of_training_one_by_one(name: str, case: str) -> No
 
 
 class Injected:
-    """Serves Opacus' optimiser, which asks parameter by parameter, from one draw a step."""
+    """In the place of a subject's secret, what a reference draws from its seed."""
 
-    def __init__(self, seed: int, parameters: int) -> None:
-        self._chance, self._parameters = Chance(seed), parameters
-        self._left = np.empty(0, np.float32)
-        self.poisson_sample = self._chance.poisson_sample
+    digest = ""
 
-    def normals(self, n: int) -> NDArray[np.float64]:
-        if not len(self._left):
-            self._left = self._chance.normals(self._parameters)
-        drawn, self._left = self._left[:n], self._left[n:]
-        return drawn.astype(np.float64)
+    def __init__(self, seed: int) -> None:
+        chance = Chance(seed)
+        self.poisson_sample, self.normal, self._normals = chance.poisson_sample, chance.normal, chance.normals
+
+    def fill(self, out: NDArray[np.float64], deviation: float) -> None:
+        out[:] = self._normals(len(out)).astype(np.float64) * deviation
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,9 +165,7 @@ def test_private_models_are_those_of_the_subjects_mechanism_with_the_same_chance
     how, parts = private(case), some_parts()
     found = trained(or_skip(name, how), how, parts)
     for weights, part in zip(found, parts, strict=True):
-        injected = Injected(part.seed, footprint(how).parameters)
-        monkeypatch.setattr(_opacus, "normals", injected.normals)
-        monkeypatch.setattr(_opacus, "poisson_sample", injected.poisson_sample)
+        monkeypatch.setattr(_run, "Secret", lambda seed=part.seed: Injected(seed))
         np.testing.assert_allclose(weights, by_fit(how, part), rtol=0, atol=2e-5)
 
 
@@ -185,7 +178,7 @@ def test_private_models_differ_with_the_seed_and_repeat_with_it(case: str) -> No
     assert not np.isclose(first, other).any()
 
 
-@pytest.mark.parametrize("mode", ["hooks", "ghost", "functorch"])
+@pytest.mark.parametrize("mode", ["auto", "bookkeeping", "hooks", "ghost", "functorch"])
 def test_one_by_one_in_every_mode_of_the_subject(mode: Any) -> None:
     how = recipe(Cnn((3, 5), (6,)), IMAGE, defense=dataclasses.replace(PRIVATE, mode=mode))
     for one, other in zip(*(trained(name, how, some_parts()) for name in ("sequential", "bookkeeping")), strict=True):
@@ -344,153 +337,10 @@ def test_what_is_imported(code: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-# Less work, the same function
-
-
-def test_pooling_before_the_relu_changes_nothing_but_the_order() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = Cnn((3, 4), (5,)).build((1, 9, 8), 3)
-        # Rounded, so that many windows hold ties and many are nowhere positive.
-        x = torch.randint(0, 3, (20, 1, 9, 8)).float()
-        for parameter in module.parameters():
-            parameter.data = torch.randint_like(parameter, -2, 3)
-    faster = pooled_first(module)
-    names = [name for name, _ in faster.named_children()]
-    assert names.index("pool1") < names.index("relu1")
-    assert list(faster.state_dict()) == list(module.state_dict())
-    gradients = []
-    for network in (module, faster):
-        answer = network(x)
-        gradients.append(torch.autograd.grad((answer * torch.arange(3)).sum(), list(module.parameters())))
-    assert torch.equal(module(x), faster(x))
-    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-
-
-def test_only_a_relu_before_a_max_pooling_is_moved() -> None:
-    layers = nn.Sequential(nn.Tanh(), nn.MaxPool2d(2), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten())
-    assert [type(x) for x in pooled_first(layers)] == [type(x) for x in layers]
-    linear = nn.Linear(2, 2)
-    assert pooled_first(linear) is linear
-
-
-# Book-keeping against gradients taken record by record
-
-
-class Odd(nn.Module):
-    """Convolutions of every kind that can be known record by record, with more parameters than places at the end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 3, (3, 2), stride=(1, 2), padding=(2, 1), bias=False)
-        self.norm = nn.GroupNorm(1, 3)
-        self.second = nn.Conv2d(3, 7, 3, stride=2)
-        self.third = nn.Conv2d(7, 9, 2, padding=1, bias=False)
-        self.fourth = nn.Conv2d(9, 8, (2, 3))
-        self.plain = nn.Linear(8, 5, bias=False)
-        self.output = nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = torch.tanh(self.norm(self.first(x)))
-        h = torch.tanh(self.third(torch.tanh(self.second(h))))
-        h = torch.tanh(self.fourth(h)).mean(dim=(2, 3))
-        answer: torch.Tensor = self.output(self.plain(h))
-        return answer
-
-
-def one_by_one(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[list[torch.Tensor]]:
-    """The gradient of each record by itself."""
-    losses = [nn.functional.cross_entropy(module(x[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
-    return [list(torch.autograd.grad(loss, list(module.parameters()))) for loss in losses]
-
-
-def clipped(gradients: list[list[torch.Tensor]], bound: float) -> list[torch.Tensor]:
-    norms = [float(torch.cat([g.flatten() for g in own]).norm()) for own in gradients]
-    shares = [min(1.0, bound / norm) for norm in norms]
-    return [
-        sum((s * g for s, g in zip(shares, own, strict=True)), torch.zeros(())) for own in zip(*gradients, strict=True)
-    ]
-
-
-def odd_batch() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return Odd(), torch.randn(6, 3, 7, 8) * torch.arange(1, 7).view(6, 1, 1, 1), torch.tensor([0, 1, 2, 0, 1, 2])
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "odd": Odd,
-    "cnn": lambda: Cnn((3, 4), (5,), "group").build((3, 7, 8), 3),
-    "resnet8": lambda: Resnet8(4).build((3, 7, 8), 3),
-}
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("bound", [1e9, 0.5])
-def test_the_clipped_sum_is_that_of_single_records(network: str, bound: float) -> None:
-    _, x, y = odd_batch()
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        module = NETWORKS[network]()
-    expected = clipped(one_by_one(module, x, y), bound)
-    found = Books(module, module, bound).sums(x, y)
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_norms_are_had_with_and_without_forming_gradients() -> None:
-    module, x, y = odd_batch()
-    alone = one_by_one(module, x, y)
-    books = Books(module, module, 1.0)
-    slopes = books._slopes(x, y)
-    assert {isinstance(s, Unformed) for s in slopes} == {True, False}
-    found = torch.stack([s.squares() for s in slopes]).sum(dim=0)
-    expected = torch.tensor([sum(float(g.square().sum()) for g in own) for own in alone])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf"), 1e30])
-def test_a_record_without_a_finite_gradient_counts_as_zero(broken: float) -> None:
-    module, x, y = odd_batch()
-    module.norm = nn.Identity()  # type: ignore[assignment]  # it would shrink the largest numbers again
-    x[2] *= broken
-    kept = torch.tensor([0, 1, 3, 4, 5])
-    expected = clipped(one_by_one(module, x[kept], y[kept]), 1.0)
-    found = Books(module, module, 1.0).sums(x, y)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 if broken != 1e30 else 1.0)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(2, 4, 3, groups=2, padding=1),
-        nn.Conv2d(2, 4, 3, dilation=2, padding=2),
-        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(2, 4, 3, padding="same"),
-        nn.BatchNorm2d(2),
-    ],
-    ids=["groups", "dilation", "circular", "same", "batch norm"],
-)
-def test_layers_that_are_not_known_are_refused(layer: nn.Module) -> None:
-    module = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3))
-    x, y = torch.rand(4, 2, 5, 5), torch.tensor([0, 1, 2, 0])
-    module(x)
-    with pytest.raises(InputError, match="record by record"):
-        Books(module, module, 1.0).sums(x, y)
-
-
-def test_a_layer_that_is_used_twice_is_refused() -> None:
-    layer = nn.Linear(3, 3)
-    module = nn.Sequential(layer, nn.Tanh(), layer)
-    with pytest.raises(AssertionError, match="twice"):
-        Books(module, module, 1.0).sums(torch.rand(2, 3), torch.tensor([0, 1]))
-
-
 @pytest.mark.parametrize(("records", "defense"), [(50, DpSgd(target_epsilon=8.0, delta=1e-3)), (53, PRIVATE)])
 def test_the_plan_is_the_subjects_own(records: int, defense: DpSgd) -> None:
     how = recipe(Linear(), ROW, defense=defense)
     (event,) = fit(how, some_pool(ROW, records), 1).events
     module = how.architecture.build(ROW, 3)
-    assert planned(Work(how, module, records, 1), torch.optim.SGD(module.parameters())) == event
+    steps = PrivateSteps(Work(how, module, records, 1), torch.optim.SGD(module.parameters()), "bookkeeping")
+    assert steps._planned == event

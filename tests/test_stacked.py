@@ -19,7 +19,7 @@ from scipy import stats
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
-from midguard.engine.defenses import _opacus
+from midguard.engine.defenses import _run
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.ensembles import Ensemble, Part
 from midguard.engine.ensembles._chance import Chance
@@ -145,25 +145,21 @@ def test_tables_and_more_records_than_a_shuffle_at_once() -> None:
 # --- DP-SGD ----------------------------------------------------------------------------------------------------------
 
 
-def inject(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, seed: int) -> None:
-    """Let Opacus draw the very samples and noise that the stacked training draws for a seed."""
-    chance = Chance(seed)
-    module = recipe.architecture.build(recipe.task.shape, recipe.task.classes)
-    shapes = [tuple(p.shape) for p in module.parameters()]
-    waiting: list[NDArray[np.float64]] = []
+def inject(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Let the subject's mechanism draw the very samples and noise that the stacked training draws for a seed."""
 
-    def normals(n: int) -> NDArray[np.float64]:
-        if not waiting:
-            drawn = chance.normals(sum(map(math.prod, shapes))).astype(np.float64)
-            pieces = np.split(drawn, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-            waiting.extend(pieces)
-        piece = waiting.pop(0)
-        assert len(piece) == n
-        return piece
+    class Injected:
+        digest = ""
 
-    monkeypatch.setattr(_opacus, "normals", normals)
-    monkeypatch.setattr(_opacus, "poisson_sample", chance.poisson_sample)
-    monkeypatch.setattr(_opacus, "epsilon_so_far", lambda *_: 0.0)  # takes seconds, and is not looked at
+        def __init__(self) -> None:
+            self._chance = Chance(seed)
+            self.poisson_sample = self._chance.poisson_sample
+
+        def fill(self, out: NDArray[np.float64], deviation: float) -> None:
+            out[:] = self._chance.normals(len(out)).astype(np.float64) * deviation
+
+    monkeypatch.setattr(_run, "Secret", Injected)
+    monkeypatch.setattr(_run, "epsilon_so_far", lambda *_: 0.0)  # takes seconds, and is not looked at
 
 
 MECHANISM = DpSgd(noise_multiplier=1.0, delta=1e-4, clipping_norm=0.5)
@@ -181,10 +177,10 @@ PRIVATE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", PRIVATE.values(), ids=PRIVATE)
-def test_dp_sgd_is_that_of_opacus(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dp_sgd_is_the_subjects(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, pool, parts = recipe_of(**{"defense": MECHANISM} | changes), some_records(), parts_of(91)
     for part, weights in zip(parts, stacked(recipe, pool, parts), strict=True):
-        inject(monkeypatch, recipe, part.seed)
+        inject(monkeypatch, part.seed)
         assert distance(weights, one_by_one(recipe, pool, part)) < TOLERANCE
 
 
@@ -198,7 +194,7 @@ def test_a_record_without_a_finite_gradient_counts_as_zero(monkeypatch: pytest.M
     pool.x[::9] = 3e38
     recipe, parts = recipe_of(defense=MECHANISM, optimizer=OptimizerChoice(lr=0.1), epochs=3), parts_of(91)
     for part, weights in zip(parts, stacked(recipe, pool, parts), strict=True):
-        inject(monkeypatch, recipe, part.seed)
+        inject(monkeypatch, part.seed)
         assert distance(weights, one_by_one(recipe, pool, part)) < TOLERANCE
     clean = some_records()
     assert distance(stacked(recipe, clean, parts)[0], stacked(recipe, pool, parts)[0]) > 0.001
@@ -212,7 +208,7 @@ def test_a_target_epsilon_gets_the_noise_of_its_number_of_records(monkeypatch: p
     recipe = recipe_of(defense=DpSgd(target_epsilon=8.0, delta=1e-4), epochs=2)
     pool, parts = some_records(), [Part(np.arange(60), 3), Part(np.arange(30), 4)]
     for part, weights in zip(parts, stacked(recipe, pool, parts), strict=True):
-        inject(monkeypatch, recipe, part.seed)
+        inject(monkeypatch, part.seed)
         assert distance(weights, one_by_one(recipe, pool, part)) < TOLERANCE
 
 

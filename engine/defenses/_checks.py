@@ -12,38 +12,39 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from opacus.validators import ModuleValidator
 from torch import nn
 
 from ..errors import InputError, Problem
-from ._opacus import Clipping, Mode
+from ._sums import Gradient, sums_by
 
 if TYPE_CHECKING:
     from ._protocol import Setting
+    from .dp_sgd import Mode, Way
 
-_GROUP_NORM = Problem(
+_NORM = Problem(
     "it normalises each record by the others of its batch",
     hint="use group normalisation (architecture option norm: group, torch.nn.GroupNorm)",
 )
-#: By the beginning of a layer's name: why Opacus refuses it, and what to use instead.
-_REFUSED = {
-    "BatchNorm": _GROUP_NORM,
-    "SyncBatchNorm": _GROUP_NORM,
-    "InstanceNorm": Problem("it keeps running statistics of the records", hint="set track_running_stats=False"),
-    "LSTM": Problem("its per-record gradients cannot be had", hint="use opacus.layers.DPLSTM"),
-    "GRU": Problem("its per-record gradients cannot be had", hint="use opacus.layers.DPGRU"),
-    "MultiheadAttention": Problem(
-        "its per-record gradients cannot be had", hint="use opacus.layers.DPMultiheadAttention"
-    ),
+_STATISTICS = Problem("it keeps running statistics of the records", hint="set track_running_stats=False")
+#: By the name of a layer: its replacement, whose gradients can be had record by record.
+_REPLACED = {
+    "LSTM": "opacus.layers.DPLSTM",
+    "GRU": "opacus.layers.DPGRU",
+    "RNN": "opacus.layers.DPRNN",
+    "MultiheadAttention": "opacus.layers.DPMultiheadAttention",
 }
+#: The fastest first.
+_WAYS: tuple[Way, ...] = ("bookkeeping", "ghost", "hooks", "functorch")
 #: Forward passes of differently composed batches differ by rounding alone below this share.
 _ROUNDING = 1e-4
 #: Likewise per-record gradients by a layer's formula and by plain backpropagation.
 _GRADIENT_ROUNDING = 1e-3
 
 
-def check_module(setting: Setting, mode: Mode) -> None:
+def check_module(setting: Setting, mode: Mode) -> Way:
     """Refuse what breaks the guarantee.
+
+    Returns: the way to clipped sums; for `auto` the fastest that gives what plain backpropagation gives.
 
     Raises:
         InputError: A layer that mixes records, a parameter outside the optimiser, a buffer that training changes, an
@@ -51,10 +52,25 @@ def check_module(setting: Setting, mode: Mode) -> None:
     """
     _check_layers(setting.module)
     _check_parameters(setting)
-    with _undisturbed(), torch.random.fork_rng(devices=[]):
-        _check_buffers(setting)
-        _check_independence(setting)
-        _check_clipping(setting, mode)
+    with torch.random.fork_rng(devices=[]):
+        with _undisturbed():
+            _check_buffers(setting)
+            _check_independence(setting)
+        return _way(setting, mode)
+
+
+def _way(setting: Setting, mode: Mode) -> Way:
+    """The first way that is right for the module."""
+    ways = _WAYS if mode == "auto" else (mode,)
+    for way in ways:
+        try:
+            with _undisturbed():
+                _check_clipping(setting, way)
+            return way
+        except InputError:
+            if way == ways[-1]:
+                raise
+    raise AssertionError("there is at least one way")
 
 
 @contextmanager
@@ -64,29 +80,31 @@ def _undisturbed() -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AttributeError) as error:
         message = f"the module cannot be trained with per-record gradients: {error}"
         raise InputError.of(message, "try mode: functorch, or another architecture") from error
 
 
 def _check_layers(module: nn.Module) -> None:
-    """Layers that Opacus refuses, each with what to use instead."""
+    """Layers that are known to break the guarantee, each with what to use instead."""
     problems = [
-        _refusal(name, layer, str(error))
+        Problem(f"layer '{name}' ({type(layer).__name__}) cannot be trained privately: {why.message}", hint=why.hint)
         for name, layer in module.named_modules()
-        if type(layer) in ModuleValidator.VALIDATORS
-        for error in ModuleValidator.VALIDATORS[type(layer)](layer)
+        for why in _refusals(layer)
     ]
     if problems:
         raise InputError(tuple(problems))
 
 
-def _refusal(name: str, layer: nn.Module, error: str) -> Problem:
-    """The problem with one layer."""
+def _refusals(layer: nn.Module) -> Iterator[Problem]:
+    """Why this layer breaks the guarantee, if it does."""
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        yield _NORM
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
+        yield _STATISTICS
     kind = type(layer).__name__
-    known = next((problem for start, problem in _REFUSED.items() if kind.startswith(start)), None)
-    why = known or Problem(error, hint="use another layer")
-    return Problem(f"layer '{name}' ({kind}) cannot be trained privately: {why.message}", hint=why.hint)
+    if type(layer).__module__.startswith("torch.nn.") and kind in _REPLACED:
+        yield Problem("its per-record gradients cannot be had", hint=f"use {_REPLACED[kind]}")
 
 
 def _check_parameters(setting: Setting) -> None:
@@ -100,6 +118,14 @@ def _check_parameters(setting: Setting) -> None:
     if own - {id(p) for p in trainable.values()}:
         raise InputError.of(
             "the optimiser has parameters that the module does not train", "give it the module's trainable parameters"
+        )
+    if not trainable:
+        raise InputError.of("every parameter of the module is frozen", "train at least one layer")
+    kinds = sorted({str(p.dtype) for p in trainable.values()})
+    if kinds not in (["torch.float32"], ["torch.float64"]):
+        raise InputError.of(
+            f"the parameters are of {', '.join(kinds)}: sums of clipped gradients would be rounded too coarsely",
+            "train in torch.float32",
         )
 
 
@@ -147,7 +173,7 @@ def _check_independence(setting: Setting) -> None:
             )
 
 
-def _check_clipping(setting: Setting, mode: Mode) -> None:
+def _check_clipping(setting: Setting, way: Way) -> None:
     """The clipped sum over a batch must be the sum of what plain backpropagation gives for each record, clipped."""
     module, x = _probe(setting), setting.example
     with torch.no_grad():
@@ -158,10 +184,10 @@ def _check_clipping(setting: Setting, mode: Mode) -> None:
     if not bound > 0:
         return
     expected = torch.stack([g * min(1.0, bound / float(n)) for g, n in zip(alone, norms, strict=True)]).sum(dim=0)
-    found = _clipped_sum(module, x, y, bound, mode)
+    found = _clipped_sum(module, x, y, bound, way)
     if not float((found - expected).norm()) <= _GRADIENT_ROUNDING * float(expected.norm() + bound):
         raise InputError.of(
-            f"the clipped gradients of mode '{mode}' are not those of the module taken record by record, so that one "
+            f"the clipped gradients of mode '{way}' are not those of the module taken record by record, so that one "
             "record's contribution is not bounded",
             "try mode: functorch, and avoid layers whose parameters are used twice or changed in the forward pass",
         )
@@ -175,9 +201,8 @@ def _gradient(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
     return torch.cat([gradient.flatten() for gradient in found])
 
 
-def _clipped_sum(module: nn.Module, x: torch.Tensor, y: torch.Tensor, bound: float, mode: Mode) -> torch.Tensor:
+def _clipped_sum(module: nn.Module, x: torch.Tensor, y: torch.Tensor, bound: float, way: Way) -> torch.Tensor:
     """The flat clipped sum as training computes it."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    clipping = Clipping(module, torch.optim.SGD(parameters, lr=0.0), mode, bound, noise_multiplier=0.0, expected=1.0)
-    clipping.gradients(x, y)
-    return torch.cat([total.flatten() for total in clipping.sums()])
+    sums, totals = sums_by(way, module), Gradient([p for p in module.parameters() if p.requires_grad])
+    sums.add(x, y, bound, totals.parts)
+    return totals.flat

@@ -1,27 +1,146 @@
-"""Randomness that nobody can repeat: straight from the operating system, no seed that could leak or be guessed."""
+"""Chance that nobody can repeat, from a key of the operating system that is used once and told to nobody.
+
+ChaCha20 keystream (RFC 8439; `cryptography`) instead of a generator whose state a few hundred of its numbers give away.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+from functools import cache
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from numpy.typing import NDArray
 
+from ..errors import MidguardError
 
-def normals(n: int) -> NDArray[np.float64]:
-    """`(n,)` independent standard normals (Box-Muller over uniforms of 53 bits)."""
-    pairs = (n + 1) // 2
-    bits = np.frombuffer(os.urandom(16 * pairs), dtype=np.uint64) >> np.uint64(11)
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-53  # in (0, 1): the logarithm below is finite
-    radius, angle = np.sqrt(-2.0 * np.log(uniform[:pairs])), 2.0 * math.pi * uniform[pairs:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+_KEY_BYTES = 32
+_BLOCK_BYTES = 64
+#: A stream is left long before its counter of 32 bits could begin again, for another nonce.
+_STREAM_BYTES = 2**37
+#: Pairs of normals that are made at once: their parts stay in the cache.
+_PAIRS = 2**15
+#: Bits of a full turn that the table of directions resolves; the other bits of an angle turn on from there.
+_TURN_BITS = 15
+#: Bits of a record's draw of which most are decided by the first, and all by both.
+_COARSE_BITS, _FINE_BITS = 16, 32
 
 
-def poisson_sample(n: int, probability: float) -> NDArray[np.int64]:
-    """Positions of a sample of n records that each enters with this probability, independently of the others.
+class Secret:
+    """Standard normals and Poisson samples from one key, which is made here and kept nowhere.
 
-    The probability is rounded down to a multiple of 2^-32, so that no record enters more often than accounted.
+    Attributes:
+        digest: SHA-256 of the key: tells two keys apart, and neither of them.
+
+    Not to be shared by processes: a copy would repeat the noise, and the difference of two sums with the same noise has
+    none. It refuses that after a fork, and cannot be pickled.
     """
-    drawn = np.frombuffer(os.urandom(4 * n), dtype=np.uint32)
-    return np.flatnonzero(drawn.astype(np.uint64) < math.floor(probability * 2**32)).astype(np.int64)
+
+    def __init__(self) -> None:
+        key = os.urandom(_KEY_BYTES)
+        self.digest = hashlib.sha256(key).hexdigest()
+        self._algorithms = (algorithms.ChaCha20(key, _nonce(i)) for i in range(2**32))
+        self._zeros = memoryview(bytes(16 * _PAIRS))
+        self._bytes = bytearray(16 * _PAIRS + _BLOCK_BYTES)
+        self._process = os.getpid()
+        self._cipher, self._left = self._next_stream()
+
+    def __reduce__(self) -> str:
+        raise MidguardError("a secret cannot be copied: its noise would be repeated")
+
+    def _next_stream(self) -> tuple[CipherContext, int]:
+        """A stream of the same key under another nonce, and how many bytes it is good for."""
+        return Cipher(next(self._algorithms), mode=None).encryptor(), _STREAM_BYTES
+
+    def _drawn(self, size: int) -> memoryview:
+        """So many bytes of the stream, at most those of a batch of pairs; written over by the next call."""
+        if os.getpid() != self._process:
+            raise MidguardError("a secret cannot be used by another process: its noise would be repeated")
+        if self._left < size:
+            self._cipher, self._left = self._next_stream()
+        self._left -= size
+        self._cipher.update_into(self._zeros[:size], self._bytes)
+        return memoryview(self._bytes)[:size]
+
+    def fill(self, out: NDArray[np.float64], deviation: float) -> None:
+        """Write independent normals of mean zero, by Box and Muller (1958).
+
+        The radius is that of a uniform of 53 bits in (0, 1), so that the largest is 8.65: normals beyond are missing
+        with a probability of 2^-54 a pair. The angle has 64 bits: 15 choose a direction from a table in double
+        precision, 49 turn on from it by at most 9.6e-5, to first order, which makes the radius too large by at most a
+        share of 4.6e-9 and never too small. Single precision would leave rays between which no noise falls, and so show
+        from where they start.
+
+        Args:
+            out: `(n,)`, contiguous.
+            deviation: Standard deviation.
+        """
+        even = len(out) // 2 * 2
+        for start in range(0, even, 2 * _PAIRS):
+            self._fill_pairs(out[start : min(even, start + 2 * _PAIRS)].view(np.complex128), deviation)
+        if even < len(out):
+            last = np.empty(1, np.complex128)
+            self._fill_pairs(last, deviation)
+            out[-1] = last.real[0]
+
+    def _fill_pairs(self, out: NDArray[np.complex128], deviation: float) -> None:
+        """Each number a pair of normals. Args: out `(p,)`, p <= _PAIRS."""
+        words = np.frombuffer(self._drawn(16 * len(out)), np.uint64)
+        radii, angles = words[: len(out)] >> np.uint64(11), words[len(out) :]
+        radius = radii.view(np.int64).astype(np.float64)
+        radius += 0.5
+        radius *= 2.0**-53
+        np.log(radius, out=radius)
+        radius *= -2.0 * deviation * deviation
+        np.sqrt(radius, out=radius)
+        turned = np.empty(len(out), np.complex128)
+        turned.real = radius
+        rest = (angles << np.uint64(_TURN_BITS)).view(np.int64).astype(np.float64)
+        rest *= 2.0 * math.pi * 2.0 ** -(64 + _TURN_BITS)
+        np.multiply(radius, rest, out=turned.imag)
+        chosen = (angles >> np.uint64(64 - _TURN_BITS)).view(np.int64)
+        np.take(_directions(), chosen, out=out, mode="clip")  # all are in range: nothing is clipped, nothing checked
+        out *= turned
+
+    def normal(self) -> float:
+        """One standard normal."""
+        out = np.empty(1)
+        self.fill(out, 1.0)
+        return float(out[0])
+
+    def poisson_sample(self, n: int, probability: float) -> NDArray[np.int64]:
+        """Positions of a sample of n records that each enters with this probability, independently of the others.
+
+        The probability is rounded down to a multiple of 2^-48, so that no record enters more often than accounted.
+
+        Returns: `(k,)`, ascending.
+        """
+        coarse, fine = divmod(math.floor(probability * 2.0 ** (_COARSE_BITS + _FINE_BITS)), 2**_FINE_BITS)
+        if coarse >= 2**_COARSE_BITS:
+            return np.arange(n, dtype=np.int64)
+        found = []
+        most = len(self._zeros) // 2
+        for start in range(0, n, most):
+            drawn = np.frombuffer(self._drawn(2 * min(most, n - start)), np.uint16)
+            inside = drawn < coarse
+            (tied,) = np.nonzero(drawn == coarse)
+            if len(tied):
+                inside[tied] = np.frombuffer(self._drawn(4 * len(tied)), np.uint32) < fine
+            found.append(np.flatnonzero(inside) + start)
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _nonce(number: int) -> bytes:
+    """The counter at zero, and a number that is used once a key."""
+    return bytes(4) + number.to_bytes(12, "little")
+
+
+@cache
+def _directions() -> NDArray[np.complex128]:
+    """Points of the unit circle, evenly spread."""
+    turns = 2 * math.pi * np.arange(2**_TURN_BITS) / 2**_TURN_BITS
+    found = np.empty(2**_TURN_BITS, np.complex128)
+    found.real, found.imag = np.cos(turns), np.sin(turns)
+    return found

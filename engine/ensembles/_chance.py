@@ -29,6 +29,10 @@ class Chance:
         """`(n,)` independent standard normals."""
         return torch.empty(n).normal_(generator=self._noise).numpy()
 
+    def normal(self) -> float:
+        """A single one."""
+        return float(self.normals(1)[0])
+
     def fill(self, out: torch.Tensor, deviation: float) -> None:
         """Those that `normals` would give, times the deviation, in place. Args: out float32, contiguous."""
         out.normal_(0.0, deviation, generator=self._noise)

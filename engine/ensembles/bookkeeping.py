@@ -51,9 +51,6 @@ class BookKeeping:
 
 def _start(work: Work) -> Steps:
     """Steps by book-keeping."""
-    from ._books import Books
-    from ._layout import pooled_first
-    from ._private import PrivateSteps, chosen
+    from ._private import PrivateSteps
 
-    books = Books(work.module, pooled_first(work.module), chosen(work).clipping_norm)
-    return PrivateSteps(work, work.optimizer(), books.sums)
+    return PrivateSteps(work, work.optimizer(), "bookkeeping")

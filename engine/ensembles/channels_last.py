@@ -42,7 +42,7 @@ def _start(work: Work) -> Steps:
     """Steps of a training without a mechanism."""
     import torch
 
-    from ._layout import pooled_first
+    from ..gradients._layout import pooled_first
     from ._one import PlainSteps
 
     module = work.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's overloads

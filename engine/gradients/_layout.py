@@ -9,19 +9,19 @@ from torch import nn
 
 
 def pooled_first(module: nn.Module) -> nn.Module:
-    """The same parameters with each max-pooling before its ReLU instead of behind it, which is then a quarter.
+    """The same parameters with each max-pooling before its ReLU or tanh instead of behind it, which is then a quarter.
 
     The largest of rectified values is the rectified largest, and so are their gradients: where the largest is not above
-    zero both are zero, elsewhere it is the same value.
+    zero both are zero, elsewhere it is the same value. Likewise for tanh.
     """
     if type(module) is not nn.Sequential:
         return module
-    layers = list(module.named_children())
+    layers = list(module._modules.items())  # `named_children` would leave out a layer that stands there twice
     for i in range(len(layers) - 1):
-        (relu, first), (pool, second) = layers[i : i + 2]
-        if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
+        (bent, first), (pool, second) = layers[i : i + 2]
+        if type(first) in (nn.ReLU, nn.Tanh) and type(second) is nn.MaxPool2d:
             # Pooling needs its input alone for its gradient, so that its answer may be written over.
-            layers[i : i + 2] = [(pool, second), (relu, nn.ReLU(inplace=True))]
+            layers[i : i + 2] = [(pool, second), (bent, nn.ReLU(inplace=True) if type(first) is nn.ReLU else first)]
     return nn.Sequential(OrderedDict(layers))
 
 

@@ -1,0 +1,176 @@
+"""DP-SGD at work. Imports torch: to be imported inside functions only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..accountants import epsilon_so_far
+from ..errors import MidguardError
+from ._noise import add_noise
+from ._protocol import State, StepSeen
+from ._secret import Secret
+from ._sums import Gradient, Sums, add_in_pieces
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..gradients._clipped import Batch
+    from ..ledger import Event, SampledGaussian
+    from ._adaptive import Adaptive
+    from ._protocol import Setting
+
+#: How often ε is computed afresh while training.
+_UPDATES = 20
+
+
+class DpSgdRun:
+    """DP-SGD at work on one module: secret Poisson samples, clipped sums, secret noise.
+
+    Args:
+        setting: What is trained.
+        planned: Everything that will happen at most.
+        delta: Of the ε that is told while training.
+        sums: How clipped sums are had.
+        most: How many records are worked on at a time.
+        adaptive: How the clipping norm moves; `None` where it stays.
+        resumed: Where an interrupted training goes on: what it spent stays spent, and the noise is new.
+
+    Attributes:
+        noise_key_digest: SHA-256 of the key that the noise and the samples are from.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        planned: SampledGaussian,
+        delta: float,
+        sums: Sums,
+        most: int,
+        adaptive: Adaptive | None = None,
+        resumed: State | None = None,
+    ) -> None:
+        self._setting, self._planned, self._delta = setting, planned, delta
+        self._sums, self._most, self._adaptive = sums, most, adaptive
+        self._buffers = {name: buffer.clone() for name, buffer in setting.module.named_buffers()}
+        self._parameters = [p for p in setting.module.parameters() if p.requires_grad]
+        self._clipped, self._noised = Gradient(self._parameters), Gradient(self._parameters)
+        self._secret = Secret()
+        self.noise_key_digest = self._secret.digest
+        start = resumed or State(0, 0, planned.clipping_norm)
+        self._epoch, self._steps, self._norm = start.epochs, start.steps, start.clipping_norm
+        self._keys = (*start.keys, self.noise_key_digest)
+        self._drawn: NDArray[np.int64] | None = None
+        self._accounted, self._epsilon = 0, 0.0
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """Fresh Poisson samples; nobody can repeat them, for the accountants count on that."""
+        self._epoch += 1
+        for _ in range(self._steps, self._steps_by(self._epoch)):
+            if self._drawn is not None:
+                raise MidguardError("a sample was drawn and left out: choosing among samples is not accounted for")
+            self._drawn = self._secret.poisson_sample(self._setting.records, self._planned.sampling_probability)
+            yield torch.from_numpy(self._drawn)
+
+    def _steps_by(self, epoch: int) -> int:
+        """Steps until the end of an epoch."""
+        from .dp_sgd import steps_after
+
+        epochs = self._setting.epochs
+        return min(self._planned.steps, math.ceil(steps_after(self._setting, epochs) * min(epoch, epochs) / epochs))
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """One noised step on the sample that was drawn last.
+
+        Raises:
+            MidguardError: These are not the records of a fresh sample, for which alone the cost is known.
+        """
+        sample = self._drawn
+        if sample is None or len(sample) != len(x) or len(x) != len(y):
+            raise MidguardError(
+                f"a step on {len(x)} records that are no fresh Poisson sample: its privacy loss is unknown; "
+                "step once on each batch of batches()"
+            )
+        self._drawn = None
+        self._steps += 1  # before the step: one that fails half-way has touched the records
+        self._clipped.flat.zero_()
+        batch = add_in_pieces(self._sums, x, y, self._norm, self._clipped.parts, self._most)
+        self._release_sum(sample)
+        self._adapt(batch)
+        return x.new_zeros((0, 1)) if batch is None else batch.logits
+
+    @torch.no_grad()
+    def _release_sum(self, sample: NDArray[np.int64]) -> None:
+        """Add noise, divide by the expected number of records, and let the optimiser step."""
+        self._contribute()
+        planned, noised = self._planned, self._noised
+        add_noise(self._clipped.flat, self._secret, self._norm, planned.noise_multiplier, noised.flat)
+        self._show(sample)
+        # The expected number, from the recipe alone: how many the sample has is private.
+        noised.flat.mul_(1 / (planned.sampling_probability * self._setting.records))
+        for p, part in zip(self._parameters, noised.parts, strict=True):
+            p.grad = part if p.is_contiguous() else torch.empty_like(p).copy_(part)
+        self._setting.optimizer.step()
+
+    def _contribute(self) -> None:
+        """Add the witness' canaries to the clipped sum."""
+        witness = self._setting.witness
+        canaries = None if witness is None else witness.contribute(self._steps - 1)
+        if canaries is not None:
+            for part, canary in zip(self._clipped.parts, canaries, strict=True):
+                part.add_(canary)
+
+    def _show(self, sample: NDArray[np.int64]) -> None:
+        """Let the witness see the step."""
+        if self._setting.witness is not None:
+            clipped, noised = self._clipped.parts, self._noised.parts
+            multiplier = self._planned.noise_multiplier
+            self._setting.witness.saw(StepSeen(self._steps - 1, sample, clipped, noised, self._norm, multiplier))
+
+    def _adapt(self, batch: Batch | None) -> None:
+        """Move the clipping norm by the noised share of records that it left as they were."""
+        if self._adaptive is None:
+            return
+        unclipped = 0 if batch is None else int((batch.norms <= self._norm).sum())
+        records = 0 if batch is None else len(batch.norms)
+        self._norm = self._adaptive.next_norm(self._norm, unclipped, records, self._secret.normal())
+
+    def epsilon(self) -> float:
+        """Upper bound on ε so far; computed ahead for a few epochs at once, so that training does not wait for it."""
+        if self._steps > self._accounted:
+            stride = max(1, math.ceil(self._setting.epochs / _UPDATES))
+            ahead = math.ceil(self._epoch / stride) * stride
+            self._accounted = max(self._steps, self._steps_by(ahead))
+            self._epsilon = epsilon_so_far(self._planned, self._accounted, self._delta)
+        return self._epsilon
+
+    def planned(self) -> tuple[Event, ...]:
+        """All of its steps."""
+        return (self._planned,)
+
+    def state(self) -> State:
+        """How far it is."""
+        return State(self._epoch, self._steps, self._norm, self._keys)
+
+    def finish(self) -> tuple[Event, ...]:
+        """Take everything off the module; what happened is the steps that were taken, not those that were planned.
+
+        Raises:
+            MidguardError: A buffer changed while training.
+        """
+        from ._checks import changed_buffers
+
+        self._sums.release()
+        for p in self._parameters:
+            p.grad = None
+        changed = changed_buffers(self._setting.module, self._buffers)
+        if changed:
+            raise MidguardError(f"training wrote the records into buffers, without noise: {', '.join(changed)}")
+        if self._steps == 0:
+            return ()
+        return (replace(self._planned, steps=self._steps),)
