@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from . import registry
-from .errors import AccountingError, InputError
+from .errors import AccountingError, InputError, NotMeasurable
 from .ledger import WRITER, AuditBound, AuditResult, EvidenceResult, Ledger, Planted, SampledGaussian
 from .target import Records, joined
 
@@ -214,6 +214,8 @@ class Audit:
 
     def __init__(self, observers: Mapping[str, Observer], keys: Mapping[str, str], delta: float) -> None:
         self._observers, self._keys, self._delta = dict(observers), dict(keys), delta
+        #: Tells one audit from every other, and nothing else.
+        self.id = os.urandom(16).hex()
         self._stopped: dict[str, str] = {}
         self._norm, self._steps = math.nan, 0
         self._contributed: list[torch.Tensor] | None = None
@@ -289,7 +291,7 @@ class Audit:
         """What every test comes to; to be called once, when training is over."""
         try:
             claimed = self._claimed(ledger)
-        except (AccountingError, ValueError) as error:
+        except (AccountingError, NotMeasurable, ValueError) as error:
             results = [_open(name, f"there is nothing to hold it against: {error}") for name in self._observers]
         else:
             results = [self._result(name, observer, claimed, module) for name, observer in self._observers.items()]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .audit import Audit, audit_json, read_audit
 from .errors import InputError
 from .ledger import WRITER, Ledger, read_ledger
 from .subject import API_VERSION, content_digest
@@ -23,12 +24,14 @@ from .subject import KIND as SUBJECT_KIND
 
 if TYPE_CHECKING:
     from .descent import Trained
+    from .ledger import AuditResult
     from .recipe import Recipe
     from .splits import Dealt
     from .target import Records
 
 MODEL, SUBJECT, LEDGER, RECIPE, HISTORY = "model.pt", "model.yaml", "ledger.json", "recipe.yaml", "history.json"
-_TRAINED = frozenset({MODEL, SUBJECT, LEDGER, RECIPE, HISTORY, "members.npz", "nonmembers.npz", "auxiliary.npz"})
+AUDIT = "audit.json"
+_TRAINED = frozenset({MODEL, SUBJECT, LEDGER, RECIPE, HISTORY, AUDIT, "members.npz", "nonmembers.npz", "auxiliary.npz"})
 #: What `check --out` leaves beside it: evidence about the model that is replaced.
 _CHECKED = frozenset({"evidence.json", "attestation.intoto.jsonl", "report.html", "report.pdf", ".midguard"})
 
@@ -95,8 +98,16 @@ def _move(fresh: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_training(folder: Path, recipe: Recipe, dealt: Dealt, trained: Trained) -> None:
-    """Write the model and everything that describes it, digests last: each is that of the file as it was written."""
+def write_training(folder: Path, recipe: Recipe, dealt: Dealt, trained: Trained, audit: Audit | None = None) -> None:
+    """Write the model and everything that describes it, digests last: each is that of the file as it was written.
+
+    Args:
+        folder: Where to.
+        recipe: How it was trained.
+        dealt: On which records.
+        trained: What came out.
+        audit: What watched the training; scored here, once.
+    """
     import torch
 
     torch.save(trained.module.state_dict(), folder / MODEL)
@@ -104,7 +115,11 @@ def write_training(folder: Path, recipe: Recipe, dealt: Dealt, trained: Trained)
         _write_records(folder / f"{name}.npz", part)
     _write_text(folder / RECIPE, recipe.text)
     _write_text(folder / HISTORY, _history(trained))
-    _write_text(folder / LEDGER, _ledger(folder, dealt, trained).to_json())
+    ledger = _ledger(folder, dealt, trained, audit)
+    _write_text(folder / LEDGER, ledger.to_json())
+    if audit is not None:
+        digest = _sha256(folder / LEDGER)
+        _write_text(folder / AUDIT, audit_json(audit.score(ledger, trained.module), ledger.model, digest, _writer()))
     _write_text(folder / SUBJECT, _subject(folder, recipe, dealt))
     for path in folder.iterdir():
         _settle(path)
@@ -134,16 +149,31 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ledger(folder: Path, dealt: Dealt, trained: Trained) -> Ledger:
-    """What happened to the members."""
+def audited(folder: Path) -> AuditResult | None:
+    """What the evidence tests said of the training in a folder; `None` where it was not audited.
+
+    Raises:
+        InputError: The audit is not that of the model and the ledger beside it.
+    """
+    if not (folder / AUDIT).exists():
+        return None
+    return read_audit(folder / AUDIT, _sha256(folder / MODEL), _sha256(folder / LEDGER))
+
+
+def _writer() -> str:
     from .. import __version__
 
+    return f"{WRITER}{__version__}"
+
+
+def _ledger(folder: Path, dealt: Dealt, trained: Trained, audit: Audit | None) -> Ledger:
+    """What happened to the members; canaries that could have been in count as records."""
     return Ledger(
         events=trained.events,
-        records=len(dealt.members),
+        records=len(dealt.members) + (0 if audit is None else audit.planted.records),
         data=content_digest(dealt.members),
         model=_sha256(folder / MODEL),
-        written_by=f"{WRITER}{__version__}",
+        written_by=_writer(),
         resumed=trained.resumed,
     )
 
@@ -174,10 +204,16 @@ def _subject(folder: Path, recipe: Recipe, dealt: Dealt) -> str:
             "release": _release(recipe),
             "training": {"recipe": RECIPE},
             "ledger": {"file": LEDGER, "sha256": _sha256(folder / LEDGER)},
+            **_audit_named(folder),
         },
     }
     note = "# Written by midguard train. Digests are SHA-256: of the file, for records of their content."
     return f"{note}\n{_yaml(document)}"
+
+
+def _audit_named(folder: Path) -> dict[str, object]:
+    """Where the audit is; nothing where there is none."""
+    return {"audit": {"file": AUDIT, "sha256": _sha256(folder / AUDIT)}} if (folder / AUDIT).exists() else {}
 
 
 def _architecture(recipe: Recipe) -> dict[str, object]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .architectures import Architecture, architecture_schema, choose_architecture
+from .audit import read_audit
 from .copies import first_copies, near_copies
 from .document import Document, PathTo, read, violations
 from .errors import InputError, Location, Problem
 from .formats import DataSource, choose_data, choose_model_format, data_schema, existing, model_format
-from .ledger import Account, Claim, Ledger, read_ledger
+from .ledger import Account, AuditResult, Claim, Ledger, read_ledger
 from .target import Access, Exposure, Records, Release, Target
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def load_subject(model: Path, subject: Path | None = None) -> Subject:
         auxiliary=data["auxiliary"],
         release=choose_release(document, (*_SPEC, "release")),
         recipe=_named_file(document, (*_SPEC, "training", "recipe")),
-        account=Account(_ledger(document, file, data["members"]), _claim(document)),
+        account=_account(document, file, data["members"]),
         text=document.text,
     )
 
@@ -398,6 +399,7 @@ def _schema(
         "release": release,
         "training": _object({"recipe": _TEXT}, required=("recipe",)),
         "ledger": {"anyOf": [_TEXT, _object({"file": _TEXT, "sha256": _SHA256}, required=("file",))]},
+        "audit": _object({"file": _TEXT, "sha256": _SHA256}, required=("file", "sha256")),
         "claims": claims,
     }
     return _object(
@@ -565,6 +567,28 @@ def _ledger(document: Document, model: ModelFile, members: DataFile | None) -> L
     return ledger
 
 
+def _account(document: Document, model: ModelFile, members: DataFile | None) -> Account:
+    """Everything that is known of the privacy loss."""
+    audit = _audit(document, model)
+    return Account(_ledger(document, model, members), _claim(document), audit=audit)
+
+
+def _audit(document: Document, model: ModelFile) -> AuditResult | None:
+    """What the evidence tests said, if they watched the training of this model with this ledger."""
+    at: PathTo = (*_SPEC, "audit")
+    if _optional(document, at) is None:
+        return None
+    path = existing(document, (*at, "file"), str(document.value((*at, "file"))))
+    _check_stated(document, at, _digest(path, document.place((*at, "file"))), f"the audit {path}")
+    written = _optional(document, (*_SPEC, "ledger"))
+    if written is None:
+        hint = "name the ledger that was written with it (spec.ledger)"
+        raise InputError.of(f"{path}: an audit is about a ledger, and none is named", hint, document.place(at))
+    name = (*_SPEC, "ledger", "file") if isinstance(written, dict) else (*_SPEC, "ledger")
+    ledger = existing(document, name, str(document.value(name)))
+    return read_audit(path, model.sha256, _digest(ledger, document.place(name)))
+
+
 def _claim(document: Document) -> Claim | None:
     """What the document claims of the privacy loss."""
     written = _optional(document, (*_SPEC, "claims"))
@@ -615,10 +639,17 @@ def _refuse_near_copies(subject: Subject, records: Mapping[str, Records]) -> Non
 
 
 def _refuse_short_ledger(subject: Subject, members: Records | None) -> None:
-    """Refuse a ledger over another number of records than the members are: its δ and its rates would mean nothing."""
-    ledger = subject.account.ledger
-    if ledger is not None and members is not None and ledger.records != len(members):
-        message = f"{subject.file}: the ledger is over {ledger.records} records, the members are {len(members)}"
+    """Refuse a ledger over another number of records than the members are: its δ and its rates would mean nothing.
+
+    An audit's canaries count among the ledger's records and are no members.
+    """
+    ledger, audit = subject.account.ledger, subject.account.audit
+    planted = 0 if audit is None else audit.planted.records
+    if ledger is not None and members is not None and ledger.records != len(members) + planted:
+        canaries = f" with {planted} canaries" if planted else ""
+        message = (
+            f"{subject.file}: the ledger is over {ledger.records} records, the members are {len(members)}{canaries}"
+        )
         raise InputError.of(message, "give the ledger that was written with this model, or take it out")
 
 
