@@ -178,10 +178,15 @@ def train(
     ] = False,
     budget: BudgetStore = None,
     dataset: Dataset = "",
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Plant canaries and test that training does what its ledger says.")
+    ] = False,
 ) -> None:
     """Train a model from a recipe, or go on with one that was interrupted; `check` needs nothing else than this."""
-    model = _train(recipe, out, fresh, budget, dataset)
+    model = _train(recipe, out, fresh, budget, dataset, audit)
     typer.echo(model)
+    if audit:
+        _print_audit(out)
 
 
 @app.command()
@@ -436,9 +441,38 @@ def _known(kind: str) -> Iterator[tuple[str, str]]:
         yield from ((path.stem, str(path)) for path in sorted(folder.glob("*.yaml")))
     else:
         yield from ((name, registry.summary(registry.load(kind, name))) for name in registry.names(kind))
+    if kind == "attacks":  # they are mounted on a training, not on a model: `train --audit`
+        for name in registry.names("audits"):
+            yield f"audit.{name}", registry.summary(registry.load("audits", name))
 
 
-def _train(recipe: Path, out: Path, fresh: bool = False, budget: str | None = None, dataset: str = "") -> Path:
+def _print_audit(out: Path) -> None:
+    """What the evidence tests said. Exit 1: the training is not what its ledger says."""
+    from .engine.folder import audited
+
+    result = audited(out)
+    if result is None:
+        raise MidguardError(f"{out}: the audit was not written")
+    for test in result.tests:
+        word = "REFUTED" if test.refuted else "held" if test.conclusive else "inconclusive"
+        _say(f"audit.{test.name}: {word}: {test.detail}")
+    planted = result.planted
+    _say(
+        f"the model carries {planted.records_in} of {planted.records} canary records and up to {planted.gradients} "
+        "canary gradients"
+    )
+    if result.refuted:
+        raise typer.Exit(int(Exit.FAIL))
+
+
+def _train(
+    recipe: Path,
+    out: Path,
+    fresh: bool = False,
+    budget: str | None = None,
+    dataset: str = "",
+    audit: bool = False,
+) -> Path:
     from .engine.epochs import Epoch
     from .engine.training import train as run_train
 
@@ -450,7 +484,7 @@ def _train(recipe: Path, out: Path, fresh: bool = False, budget: str | None = No
             what = f"{which} {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
             told(what, epoch.number / total)
 
-        return run_train(recipe, out, progress, tell=_say, fresh=fresh, budget=budget, dataset=dataset)
+        return run_train(recipe, out, progress, tell=_say, fresh=fresh, budget=budget, dataset=dataset, audit=audit)
 
 
 def _write(checked: Checked, out: Path, signer: Signer | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .audit import Audit, Planned
 from .budget import RESERVATION, Charge, open_budget
 from .checkpoints import Identity, Unfinished, unfinished
 from .defenses.dp_sgd import DpSgd
@@ -40,6 +41,7 @@ def train(
     fresh: bool = False,
     budget: str | None = None,
     dataset: str = "",
+    audit: bool = False,
 ) -> Path:
     """Train from a recipe file into a folder, all of it or nothing; returns the model's path.
 
@@ -56,6 +58,8 @@ def train(
         budget: The store of all releases on the data, a SQLite file or a SQLAlchemy URL: all that the training may do
             is reserved there before its first step, and settled before the model is released.
         dataset: Name under which data sets that share records count together in it.
+        audit: Whether evidence tests watch. The model then carries their canaries, and a training that is interrupted
+            cannot go on.
 
     Raises:
         InputError: The recipe, its data or the folder is not acceptable, or the budget's store is broken or cannot be
@@ -68,14 +72,15 @@ def train(
     if chosen.data is None:
         raise InputError.of(f"{recipe}: it names no data", "write spec.data")
     dealt = deal(chosen.data, chosen.task)
-    with unfinished(out, _identity(chosen, dealt), chosen.text, fresh) as kept:
+    watching = _audit(chosen, dealt) if audit else None
+    with unfinished(out, _identity(chosen, dealt, watching), chosen.text, fresh) as kept:
         if charged is None:
             _refuse_uncharged(kept, out)
         else:
             kept.charge = Charge(charged, dataset, kept.folder)
-        trained = _trained(chosen, dealt, kept, progress, tell)
+        trained = _trained(chosen, dealt, kept, progress, tell, watching)
         with replaced(out) as folder:
-            write_training(folder, chosen, dealt, trained)
+            write_training(folder, chosen, dealt, trained, watching)
             if kept.charge is not None:
                 kept.charge.settle(read_ledger(folder / LEDGER))
         kept.remove()
@@ -90,10 +95,25 @@ def _refuse_uncharged(kept: Unfinished, out: Path) -> None:
         )
 
 
-def _identity(recipe: Recipe, dealt: Dealt) -> Identity:
+def _audit(recipe: Recipe, dealt: Dealt) -> Audit:
+    """Every evidence test, planned before anything is trained.
+
+    Raises:
+        InputError: The recipe gives nothing to hold evidence against.
+    """
+    if not isinstance(recipe.defense, DpSgd) or recipe.search is not None:
+        what = "searches among settings" if recipe.search is not None else "names no defense whose steps can be tested"
+        raise InputError.of(f"an audit watches one private training, and this recipe {what}", "leave --audit out")
+    task = recipe.task
+    return Audit.plan(Planned(task.shape, task.classes, task.bounds, len(dealt.members), b""), recipe.defense.delta)
+
+
+def _identity(recipe: Recipe, dealt: Dealt, audit: Audit | None) -> Identity:
     """Which training it is: the recipe, the records, and everything else that it reads."""
     data = content_digest(dealt.members)
     given = [] if dealt.public is None else [content_digest(dealt.public)]
+    if audit is not None:
+        given.append(f"audit {audit.id}")  # another process does not know its canaries
     if recipe.initial is not None:
         refuse_own_data(recipe.initial, data)
         given.append(hashlib.sha256(recipe.initial.file.read_bytes()).hexdigest())
@@ -101,7 +121,12 @@ def _identity(recipe: Recipe, dealt: Dealt) -> Identity:
 
 
 def _trained(
-    recipe: Recipe, dealt: Dealt, kept: Unfinished, progress: EpochProgress | None, tell: Tell | None
+    recipe: Recipe,
+    dealt: Dealt,
+    kept: Unfinished,
+    progress: EpochProgress | None,
+    tell: Tell | None,
+    audit: Audit | None,
 ) -> Trained:
     """Prepare, then train on the private records, once or in a search."""
     pretrained, scored = _public(recipe, dealt.public)
@@ -112,7 +137,8 @@ def _trained(
         if recipe.search is not None and scored is not None:
             trained = _searched(recipe, dealt.members, scored, start, tell, kept)
             return dataclasses.replace(trained, events=(*kept.abandoned, *trained.events))
-        return fit(recipe, dealt.members, recipe.seed, progress, start=start, tell=tell, kept=kept)
+        records = dealt.members if audit is None else audit.with_canaries(dealt.members)
+        return fit(recipe, records, recipe.seed, progress, start=start, tell=tell, witness=audit, kept=kept)
     except DivergedError:
         if recipe.defense is None and not kept.abandoned:
             kept.remove()  # it would diverge again
