@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,62 +51,79 @@ class Right(DpSgdRun):
         return math.nan
 
 
-class Quieter(Right):
-    """Adds a share of the noise that it says it adds."""
+class OtherNoise(Right):
+    """Other noise than it says it adds."""
 
-    def share(self, batch: int) -> float:
-        raise AssertionError("each break says how much")
-
-    def _release_sum(self, sample: Any) -> None:
-        said = self._planned
-        self._planned = replace(said, noise_multiplier=said.noise_multiplier * self.share(len(sample)))
-        super()._release_sum(sample)
-        self._planned = said
-
-
-class HalfNoise(Quieter):
-    def share(self, batch: int) -> float:
-        return 0.5
-
-
-class NoNoise(Quieter):
-    def share(self, batch: int) -> float:
-        return 1e-9
-
-
-class NoiseOverRootBatch(Quieter):
-    def share(self, batch: int) -> float:
-        return 1 / math.sqrt(max(1, batch))
-
-
-class SameNoise(Right):
-    """Begins every step's noise anew from the same key."""
+    def other(self, noise: Any) -> BrokenNoise:
+        raise AssertionError("each break says which")
 
     def _release_sum(self, sample: Any) -> None:
-        if not isinstance(self._secret, Repeated):
-            self._secret = Repeated(self._secret)  # type: ignore[assignment]
-        self._secret.again()
+        if not isinstance(self._noise, BrokenNoise):
+            self._noise = self.other(self._noise)  # type: ignore[assignment]
+        self._noise.batch = len(sample)  # type: ignore[attr-defined]
         super()._release_sum(sample)
 
 
-class Repeated:
-    """Chance that gives the same normals after each `again`."""
+@dataclass
+class BrokenNoise:
+    """Changes the noise of a run's own generator. Attributes: batch: how many records the step has."""
 
-    def __init__(self, secret: Any) -> None:
-        self._secret, self._kept, self._next = secret, {}, 0
+    noise: Any
+    batch: int = 0
 
-    def again(self) -> None:
-        self._next = 0
+    def add(self, sums: torch.Tensor, clipping_norm: float, out: torch.Tensor) -> None:
+        self.noise.add(sums, clipping_norm, out)
+        out.copy_(sums + self.changed(out - sums))
 
-    def fill(self, out: Any, deviation: float) -> None:
-        if self._next not in self._kept:
-            self._secret.fill(out, 1.0)
-            self._kept[self._next] = out.copy()
-        out[:] = self._kept[self._next] * deviation
-        self._next += 1
+    def changed(self, noise: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("each break says how")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._secret, name)
+
+class Halved(BrokenNoise):
+    def changed(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise / 2
+
+
+class Nothing(BrokenNoise):
+    def changed(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise * 0
+
+
+class OverRootBatch(BrokenNoise):
+    def changed(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise / math.sqrt(max(1, self.batch))
+
+
+@dataclass
+class Repeated(BrokenNoise):
+    """As from a generator that is seeded anew before each step."""
+
+    first: torch.Tensor | None = None
+
+    def changed(self, noise: torch.Tensor) -> torch.Tensor:
+        if self.first is None:
+            self.first = noise.clone()
+        return self.first
+
+
+class HalfNoise(OtherNoise):
+    def other(self, noise: Any) -> BrokenNoise:
+        return Halved(noise)
+
+
+class NoNoise(OtherNoise):
+    def other(self, noise: Any) -> BrokenNoise:
+        return Nothing(noise)
+
+
+class NoiseOverRootBatch(OtherNoise):
+    def other(self, noise: Any) -> BrokenNoise:
+        return OverRootBatch(noise)
+
+
+class SameNoise(OtherNoise):
+    def other(self, noise: Any) -> BrokenNoise:
+        return Repeated(noise)
 
 
 class Shuffled(Right):
