@@ -112,7 +112,7 @@ def sampled_shifts(steps: Steps) -> tuple[list[float], list[float]]:
     """How far a step is moved by the sampled records of one unit, and how probable that is.
 
     What is too improbable to be seen in all steps together is put where all records of the unit take part: more is
-    never less (same source as `Steps`, lemma on the monotonicity of shifts).
+    never less (same source as `Steps`).
     """
     import numpy as np
     from scipy.stats import binom

@@ -13,7 +13,7 @@ class Steps:
     """Steps of one kind, in units of the clipping norm.
 
     With noise σ, sampling probability q and k records of one unit, a step without the unit is N(0, σ²) and one with it
-    Σ_i Bin(i; k, q) N(i, σ²) at worst (Ganesh 2024, arXiv 2401.10294, theorem 3.1); where other records take its place
+    Σ_i Bin(i; k, q) N(i, σ²) at worst (Ganesh 2024, arXiv 2401.10294); where other records take its place
     they point the other way at worst: Σ_i Bin(i; k, q) N(-i, σ²).
 
     Attributes:

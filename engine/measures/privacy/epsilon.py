@@ -7,24 +7,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import NotMeasurable
-from ...ledger import Account
+from ...ledger import Adjacency, SampledGaussian, Tuned, Unit
 from ...measure import Reads
 from ...measurement import Basis, Measurement, Quantity, undetermined
 from ...observation import Goal
+from ._proof import Terms, account_of, ledger_of
 
 if TYPE_CHECKING:
-    from ...ledger import Claim, Ledger
+    from ...ledger import Account, Claim, Ledger
     from ...observation import Observation
 
 
 @dataclass(frozen=True, slots=True)
 class Epsilon:
-    """How much one record can change what training gives away: ε at this δ, one record added or removed.
+    """How much one record, or one person's records, can change what training gives away: ε at this δ.
 
     Attributes:
         delta: Probability with which ε may be exceeded; below one over the number of records.
-        unit: Whose privacy is counted.
+        unit: Whose privacy is counted; a person is all records of one person together.
         basis: `proved` from a ledger that midguard wrote; `declared` also accepts somebody's claim.
+        adjacency: Which data sets count as neighbours.
+        delta_above_one_in_n: Accept a δ that publishing one of the records at random would satisfy.
     """
 
     reads: ClassVar[Reads] = Reads.ACCOUNT
@@ -32,23 +35,23 @@ class Epsilon:
     higher_is_safer: ClassVar[bool] = False
     suffix: ClassVar[str] = ""
     source: ClassVar[str] = (
-        "Doroshenko et al. 2022, arXiv 2207.04380; Gopi et al. 2021, arXiv 2106.02848; the larger counts"
+        "Doroshenko et al. 2022, arXiv 2207.04380 (of record); Gopi et al. 2021, arXiv 2106.02848, and Mironov et al. "
+        "2019, arXiv 1908.10530 (which it has to agree with)"
     )
 
     delta: float
-    unit: Literal["record"] = "record"
+    unit: Literal["record", "person"] = "record"
     basis: Literal["proved", "declared"] = "proved"
+    adjacency: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
+    delta_above_one_in_n: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
             raise ValueError(f"expected 0 < delta={self.delta} < 1")
-        if self.unit != "record":
-            raise ValueError(f"unit '{self.unit}' cannot be accounted for, expected record")
-        if self.basis not in ("proved", "declared"):
-            raise ValueError(f"unknown basis '{self.basis}', expected proved or declared")
+        self._terms()
 
     def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
-        """The larger of the accountants' upper bounds; `alpha` is not spent, a proof holds always.
+        """The number of record, which the other accountants agree with; `alpha` is not spent, a proof holds always.
 
         The interval reaches down to where the smaller bound's stated error ends: only a limit below that is
         violated for sure. A ledger counts before a claim.
@@ -57,35 +60,36 @@ class Epsilon:
             NotMeasurable: There is no ledger (or claim) that this requirement accepts.
             AccountingError: An accountant failed, or they disagree.
         """
-        if not isinstance(observation, Account):
-            raise TypeError(f"expected an account, found {type(observation).__name__}")
-        ledger, claim = observation.ledger, observation.claim
-        if ledger is not None and ledger.proves:
-            return self._accounted(ledger, Basis.PROVED)
-        if self.basis == "proved":
-            raise NotMeasurable(_missing(ledger, claim))
-        if ledger is not None:
-            return self._accounted(ledger, Basis.DECLARED)
-        if claim is None:
-            raise NotMeasurable(_missing(ledger, claim))
-        return self._claimed(claim)
+        account = account_of(observation)
+        if account.ledger is None and account.claim is not None and self.basis == "declared":
+            return self._claimed(account.claim)
+        return self._accounted(ledger_of(account, self._terms()))
 
-    def _accounted(self, ledger: Ledger, basis: Basis) -> Measurement:
+    def _terms(self) -> Terms:
+        return Terms(self.unit, self.adjacency, self.basis)
+
+    def _accounted(self, ledger: Ledger) -> Measurement:
         """What the accountants say of a ledger."""
         from ...accountants import account
 
-        if self.delta * ledger.records >= 1:
+        if self.delta * ledger.records >= 1 and not self.delta_above_one_in_n:
             raise NotMeasurable(
                 f"δ = {self.delta:g} is not below 1/{ledger.records}: publishing one of the {ledger.records} records "
                 f"at random would satisfy any ε; ask for delta: {0.01 / ledger.records:.1g} or less"
             )
         found = account(ledger, self.delta, curve=False)
-        details = (*(Quantity(f"ε by {b.name}", b.epsilon) for b in found.bounds), Quantity("δ", self.delta))
+        details = (
+            *(Quantity(f"ε by {b.name}", b.epsilon) for b in found.bounds),
+            Quantity("δ", self.delta),
+            *_remarks(ledger),
+        )
+        basis = Basis.PROVED if ledger.proves else Basis.DECLARED
         return Measurement(found.epsilon, found.low, found.epsilon, 1.0, ledger.records, basis, details)
 
     def _claimed(self, claim: Claim) -> Measurement:
-        """What somebody says; a claim at a larger δ says nothing about this one."""
-        if claim.delta > self.delta or not math.isfinite(claim.epsilon):
+        """What somebody says of one record added or removed; a claim at a larger δ says nothing about this one."""
+        meant = (self.unit, self.adjacency) == (Unit.RECORD, Adjacency.ADD_REMOVE)
+        if claim.delta > self.delta or not math.isfinite(claim.epsilon) or not meant:
             return undetermined(1.0, 0, Basis.DECLARED)
         details = (Quantity("δ of the claim", claim.delta),)
         return Measurement(claim.epsilon, claim.epsilon, claim.epsilon, 1.0, 0, Basis.DECLARED, details)
@@ -99,12 +103,15 @@ class Epsilon:
         return math.inf
 
 
-def _missing(ledger: Ledger | None, claim: Claim | None) -> str:
-    """Why nothing can be said, and what to do."""
-    way = "train with `midguard train` and name its ledger in model.yaml (spec.ledger)"
-    if ledger is not None:
-        writer = f"'{ledger.written_by}'" if ledger.written_by else "nobody named"
-        return f"the ledger was written by {writer}, not by midguard, and proves nothing: {way}"
-    if claim is not None:
-        return f"there is only a claim (ε = {claim.epsilon:g}), and this requirement asks for a proof: {way}"
-    return f"there is no ledger of the training: {way}"
+def _remarks(ledger: Ledger) -> tuple[Quantity, ...]:
+    """What a reader has to know of how the number came about."""
+    sums = [event for event in ledger.events if isinstance(event, SampledGaussian)]
+    tuned = [event for event in ledger.events if isinstance(event, Tuned)]
+    plain = [event for event in (*sums, *(event.event for event in tuned)) if not event.amplified]
+    said = [Quantity("expected number of runs of which the best was kept", event.expected_runs) for event in tuned]
+    if any(event.sampling_probability < 1 for event in plain):
+        passes = sum(event.uses for event in plain)
+        said.append(Quantity("passes over the records, none of them counted as sampled: nothing shows it", passes))
+    if ledger.unit is Unit.PERSON:
+        said.append(Quantity("most records of one person", ledger.largest_group))
+    return tuple(said)

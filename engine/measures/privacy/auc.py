@@ -1,0 +1,59 @@
+"""Area under the ROC curve that the ledger leaves possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ...measure import Reads
+from ...observation import Goal
+from ._proof import Terms, bounded
+
+if TYPE_CHECKING:
+    from ...ledger import Account
+    from ...measurement import Measurement
+    from ...observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Auc:
+    """Chance that any adversary ranks a training record above another record.
+
+    The integral of the highest TPR over all FPRs, from the whole privacy loss distribution.
+
+    Attributes:
+        unit: Whose privacy is counted; a person is all records of one person together.
+        adjacency: Which data sets count as neighbours.
+        basis: `proved` from a ledger that midguard wrote; `declared` also accepts somebody else's.
+    """
+
+    reads: ClassVar[Reads] = Reads.ACCOUNT
+    goals: ClassVar[frozenset[Goal]] = frozenset()
+    higher_is_safer: ClassVar[bool] = False
+    suffix: ClassVar[str] = ""
+    source: ClassVar[str] = "Dong et al. 2019, arXiv 1905.02383, prop. 2.12"
+
+    unit: Literal["record", "person"] = "record"
+    adjacency: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
+    basis: Literal["proved", "declared"] = "proved"
+
+    def __post_init__(self) -> None:
+        Terms(self.unit, self.adjacency, self.basis)
+
+    def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
+        """The largest area of any attack, by proof; `alpha` is not spent, a proof holds always.
+
+        Raises:
+            NotMeasurable: There is no ledger that this requirement accepts.
+            AccountingError: An accountant failed, or they disagree about the ledger.
+        """
+        terms = Terms(self.unit, self.adjacency, self.basis)
+        return bounded(observation, terms, self.no_leak(), lambda curve: curve.auc())
+
+    def no_leak(self) -> float:
+        """1/2: no adversary ranks better than a coin."""
+        return 0.5
+
+    def worst(self) -> float:
+        """1: every record is told apart."""
+        return 1.0
