@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,14 +35,18 @@ from midguard.engine.errors import AccountingError, InputError, MidguardError, N
 from midguard.engine.ledger import (
     ENGINE_SAMPLER,
     Account,
+    Adjacency,
     Ledger,
     NonPrivate,
     SampledGaussian,
     Sampler,
+    Unit,
 )
 from midguard.engine.measurement import Basis
 from midguard.engine.measures.privacy.cumulative_epsilon import CumulativeEpsilon
 from midguard.engine.measures.privacy.epsilon import Epsilon
+from midguard.engine.training import train
+from midguard.reports.evidence import read
 
 from .conftest import Ended
 
@@ -209,9 +215,9 @@ def write(store: str, rows: list[dict[str, Any]], *heads: dict[str, Any]) -> Non
 def refused(store: str) -> bool:
     """Whether every reading says that the chain is broken."""
     budget = open_budget(store)
-    for read in (budget.chain, lambda: budget.spending(DATA), lambda: budget.spending(OTHER)):
+    for reading in (budget.chain, lambda: budget.spending(DATA), lambda: budget.spending(OTHER)):
         try:
-            read()
+            reading()
         except BrokenChainError:
             continue
         return False
@@ -677,3 +683,272 @@ def test_a_release_without_a_mechanism_leaves_no_bound_and_a_declared_one_declar
     found = CumulativeEpsilon(delta=1e-5, basis="declared").measure(Account(own, None, (own, foreign)), 0.0)
     assert found.basis is Basis.DECLARED
     assert found.value > Epsilon(delta=1e-5).measure(Account(own, None), 0.0).value
+
+
+def test_releases_for_different_units_and_neighbours_are_counted_for_the_costliest() -> None:
+    record, person = ledger(1), dataclasses.replace(ledger(2), unit=Unit.PERSON, largest_group=3)
+    replaced = dataclasses.replace(ledger(3), adjacency=Adjacency.REPLACE)
+    for order in itertools.permutations((record, person, replaced)):
+        found = composed(order)
+        assert (found.unit, found.largest_group, found.adjacency) == (Unit.PERSON, 3, Adjacency.REPLACE)
+
+
+# --- where it meets training and the gate ----------------------------------------------------------------------------
+
+RECIPE = """
+apiVersion: midguard.dev/v1
+kind: Recipe
+metadata: {name: careful, version: "1"}
+spec:
+  architecture: {name: mlp, hidden: [16]}
+  task: {kind: classification, classes: 10, input: [1, 8, 8], range: [0, 1]}
+  data:
+    source: builtin:digits
+    split: {members: 0.34, nonmembers: 0.33, auxiliary: 0.33, seed: 3}
+  optimizer: {name: sgd, lr: 0.5}
+  epochs: 4
+  batch_size: 64
+  seed: 3
+  release: {exposes: label}
+  defense: {name: dp_sgd, noise_multiplier: 2.0, delta: 1.0e-5}
+"""
+#: 611 members in batches of 64, four times.
+STEPS = 38
+#: Trains into a folder and kills itself behind the first epoch.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from midguard.engine.training import train
+recipe, out, budget = sys.argv[1:]
+train(Path(recipe), Path(out), lambda epoch, total: os.kill(os.getpid(), signal.SIGKILL), budget=budget)
+"""
+ALL = "id: all, measure: privacy.cumulative_epsilon, at: {delta: 1.0e-5}"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shelf(recipe: Path) -> Path:
+    """Two models that were trained on the same records, and the store of both; not to be written to."""
+    folder = recipe.parent / "shelf"
+    folder.mkdir()
+    new_budget(str(folder / "budget.db"))
+    for name in ("one", "two"):
+        train(recipe, folder / name, budget=str(folder / "budget.db"))
+    return folder
+
+
+@pytest.fixture
+def released(shelf: Path, tmp_path: Path) -> Path:
+    """A copy, the test's own."""
+    return Path(shutil.copytree(shelf, tmp_path / "shelf"))
+
+
+def killed(recipe: Path, out: Path, place: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(recipe), str(out), place], check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def finding(ended: Ended) -> dict[str, Any]:
+    return dict(json.loads(ended.out)["findings"][0])
+
+
+def test_a_training_is_reserved_for_and_settled(shelf: Path) -> None:
+    entries = open_budget(str(shelf / "budget.db")).chain().entries
+    assert [entry.kind for entry in entries] == ["reserved", "settled"] * 2
+    assert [entry.settles for entry in entries] == [0, 1, 0, 3]
+    assert entries[1].ledger == (shelf / "one" / "ledger.json").read_text()
+    assert entries[0].released.events == entries[1].released.events
+    assert entries[0].released.events[0].steps == STEPS
+
+
+def test_the_gate_counts_every_release_and_says_which(released: Path, write_policy: Writer, midguard: Gate) -> None:
+    place, model = str(released / "budget.db"), released / "one" / "model.pt"
+    alone = write_policy("id: one, measure: privacy.epsilon, at: {delta: 1.0e-5}, max: 9")
+    single = finding(midguard("check", alone, model, "--format", "json"))["value"]
+    ended = midguard("check", write_policy(f"{ALL}, max: 9"), model, "--budget", place, "--format", "json")
+    both = finding(ended)
+    assert (ended.code, both["status"], both["basis"]) == (0, "pass", "proved")
+    assert single < both["value"] < 2 * single
+    budget, chain = json.loads(ended.out)["budget"], open_budget(place).chain()
+    assert (budget["entries"], budget["head"]) == (4, chain.head.hash)
+    ledgers = [hashlib.sha256((released / name / "ledger.json").read_bytes()).hexdigest() for name in ("one", "two")]
+    assert [release["ledger"] for release in budget["releases"]] == ledgers
+    ended = midguard("check", write_policy(f"{ALL}, max: {single}"), model, "--budget", place, "--format", "json")
+    assert (ended.code, finding(ended)["status"]) == (1, "fail")
+
+
+def test_what_was_found_before_another_release_is_not_found_again(
+    released: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    place, policy = str(released / "budget.db"), write_policy(f"{ALL}, max: 9")
+    check = ("check", policy, released / "one" / "model.pt", "--budget", place, "--format", "json")
+    before = finding(midguard(*check))["value"]
+    assert finding(midguard(*check))["value"] == before
+    own = open_budget(place).chain().entries[1].released
+    open_budget(place).add(dataclasses.replace(own, model="a" * 64))
+    after = finding(midguard(*check))
+    assert after["value"] > before
+    assert after["details"][-1] == {"name": "releases on this data", "value": 3.0}
+    open_budget(place).add(dataclasses.replace(own, model="b" * 64, events=(NonPrivate("as they are"),)))
+    ended = midguard(*check)
+    assert (ended.code, finding(ended)["status"], finding(ended)["unbounded"]) == (1, "fail", True)
+
+
+def test_without_a_store_or_in_a_foreign_one_it_is_not_run(
+    released: Path, write_policy: Writer, midguard: Gate, tmp_path: Path
+) -> None:
+    policy, model = write_policy(f"{ALL}, max: 9"), released / "one" / "model.pt"
+    new_budget(str(tmp_path / "foreign.db"))
+    for budget, why in (((), "--budget"), (("--budget", tmp_path / "foreign.db"), "does not hold this release")):
+        ended = midguard("check", policy, model, *budget, "--format", "json")
+        assert (ended.code, finding(ended)["status"], finding(ended)["value"]) == (3, "not-run", None)
+        assert why in finding(ended)["reason"]
+    ended = midguard("check", policy, model, "--budget", tmp_path / "misspelt.db")
+    assert (ended.code, ended.out) == (2, "")
+    assert not (tmp_path / "misspelt.db").exists()
+
+
+def test_a_store_is_named_by_the_environment_too(
+    released: Path, write_policy: Writer, midguard: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIDGUARD_BUDGET", str(released / "budget.db"))
+    ended = midguard("check", write_policy(f"{ALL}, max: 9"), released / "one" / "model.pt", "--format", "json")
+    assert ended.code == 0
+
+
+def test_a_broken_store_stops_the_check_and_the_training(
+    released: Path, recipe: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    place = str(released / "budget.db")
+    rows, head = rows_of(place), head_of(place)
+    write(place, [rows[0], *rows[2:]], head)
+    ended = midguard("check", write_policy(f"{ALL}, max: 9"), released / "one" / "model.pt", "--budget", place)
+    assert (ended.code, ended.out) == (2, "")
+    assert "broken" in ended.err
+    ended = midguard("train", recipe, "--out", released / "three", "--budget", place)
+    assert ended.code == 2
+    assert not list(released.glob("*three*"))
+
+
+def test_a_store_that_was_cut_back_is_refused_by_the_next_check(
+    released: Path, write_policy: Writer, midguard: Gate, tmp_path: Path
+) -> None:
+    place, policy = str(released / "budget.db"), write_policy(f"{ALL}, max: 9")
+    check = ("check", policy, released / "one" / "model.pt", "--budget", place, "--format", "json")
+    before = midguard(*check)
+    known = json.loads(before.out)["budget"]["head"]
+    rows, head = rows_of(place), head_of(place)
+    write(place, rows[:2], head | {"entries": 2, "hash": rows[1]["hash"]})  # as if the second model had never been
+    ended = midguard(*check)
+    assert (ended.code, ended.out) == (2, "")
+    assert "cut back" in ended.err
+    elsewhere = (*check, "--store", tmp_path / "elsewhere")  # who never saw the store needs the earlier evidence
+    assert midguard(*elsewhere).code == 0
+    assert midguard(*elsewhere, "--budget-head", known).code == 2
+    assert midguard(*check[:3], "--budget-head", known).code == 2  # a head of no store
+    assert midguard("budget", "verify", place).code == 0
+    ended = midguard("budget", "verify", place, "--head", known)
+    assert (ended.code, ended.out[:9]) == (1, "not valid")
+    write(place, rows, head)
+    ended = midguard(*check, "--budget-head", known)
+    assert (ended.code, finding(ended)["value"]) == (0, finding(before)["value"])
+
+
+def test_a_killed_training_leaves_its_reservation_until_it_is_finished(recipe: Path, tmp_path: Path) -> None:
+    place, out = str(tmp_path / "budget.db"), tmp_path / "killed"
+    new_budget(place)
+    killed(recipe, out, place)
+    assert not out.exists()
+    (entry,) = open_budget(place).chain().entries
+    data = entry.data
+    assert (entry.kind, entry.released.events[0].steps) == ("reserved", STEPS)  # all of it, not the quarter it did
+    assert [e.kind for e in open_budget(place).spending(data).counted] == ["reserved"]
+    with pytest.raises(InputError, match="--budget"):
+        train(recipe, out)  # would leave it reserved for ever
+    killed(recipe, out, place)  # interrupted again: nothing is reserved twice
+    assert len(open_budget(place).chain().entries) == 1
+    train(recipe, out, budget=place)
+    (done,) = open_budget(place).spending(data).counted
+    assert (done.kind, done.settles) == ("settled", 1)
+    assert done.ledger == (out / "ledger.json").read_text()
+    assert done.released.resumed >= 1
+
+
+def test_a_training_that_is_started_over_is_reserved_for_with_what_it_spent(recipe: Path, tmp_path: Path) -> None:
+    place, out = str(tmp_path / "budget.db"), tmp_path / "fresh"
+    new_budget(place)
+    killed(recipe, out, place)
+    train(recipe, out, fresh=True, budget=place)
+    first, second, done = open_budget(place).chain().entries
+    assert [first.kind, second.kind, done.kind] == ["reserved", "reserved", "settled"]
+    assert (second.settles, done.settles) == (1, 2)
+    spent, planned_now = second.released.events
+    assert 0 < spent.steps < STEPS == planned_now.steps
+    assert done.released.events == second.released.events
+    assert len(open_budget(place).spending(done.data).counted) == 1
+
+
+def test_nothing_is_released_that_cannot_be_settled(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, out = str(tmp_path / "budget.db"), tmp_path / "out"
+    new_budget(place)
+    hidden = tmp_path / "away.db"
+
+    def gone(epoch: object, total: int) -> None:
+        if Path(place).exists():
+            shutil.move(place, hidden)
+
+    with pytest.raises(InputError, match="budget store"):
+        train(recipe, out, gone, budget=place)
+    assert not out.exists()
+    shutil.move(hidden, place)
+    train(recipe, out, budget=place)  # goes on where it ended
+    assert [e.kind for e in open_budget(place).chain().entries] == ["reserved", "settled"]
+
+
+def test_show_lists_what_counts_and_what_it_costs(released: Path, midguard: Gate) -> None:
+    place = str(released / "budget.db")
+    shown = json.loads(midguard("budget", "show", place, "--delta", "1e-5", "--format", "json").out)
+    (held,) = shown["datasets"]
+    assert [r["sequence"] for r in held["releases"]] == [2, 4]
+    own = Epsilon(delta=1e-5).measure(Account(open_budget(place).chain().entries[1].released, None), 0.0).value
+    assert own < held["epsilon"] < 2 * own
+    words = midguard("budget", "show", place, "--delta", "1e-5").out
+    assert f"ε ≤ {held['epsilon']:.4g}" in words
+    assert shown["head"] in words
+    assert midguard("budget", "show", place, "--delta", "1").code == 2
+    assert midguard("budget", "show", place, "--delta", "0.5").code == 2  # above 1/n
+
+
+def test_a_ledger_is_added_once_by_hand(released: Path, midguard: Gate, tmp_path: Path) -> None:
+    place = str(tmp_path / "own.db")
+    assert midguard("budget", "new", place).code == 0
+    for _ in range(2):
+        ended = midguard("budget", "add", place, released / "one" / "ledger.json", "--dataset", "cohort")
+        assert (ended.code, ended.out[:8]) == (0, "entry 1 ")
+    head = ended.out.split()[-1]
+    ended = midguard("budget", "verify", place, "--head", head)
+    assert (ended.code, ended.out.split("\n")[0]) == (0, f"valid: 1 entries, head {head}")
+    assert midguard("budget", "add", place, released / "one" / "model.yaml").code == 2
+    assert midguard("budget", "new", place).code == 2
+
+
+def test_evidence_that_measured_it_without_counting_is_refused(
+    released: Path, write_policy: Writer, midguard: Gate
+) -> None:
+    budget = ("--budget", released / "budget.db")
+    ended = midguard(
+        "check", write_policy(f"{ALL}, max: 9"), released / "one" / "model.pt", *budget, "--format", "json"
+    )
+    evidence = json.loads(ended.out)
+    assert read(evidence).rows[0].status == "pass"
+    for told in (None, evidence["budget"] | {"releases": []}, evidence["budget"] | {"entries": 1}):
+        with pytest.raises(InputError, match="no releases were counted"):
+            read(evidence | {"budget": told})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import AccountingError
-from ..ledger import Event, Ledger, SampledGaussian
+from ..ledger import Adjacency, Event, Ledger, SampledGaussian, Unit
 from ._chain import Entry, Head, Kind
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
     """All releases as one ledger, whose cost is that of all of them together.
 
     It composes what each release did to one record (or one person), so that it holds whatever records the data sets
-    have in common. Steps that are alike are counted as one event: the order of mechanisms does not matter.
+    have in common. Steps that are alike are counted as one event: the order of mechanisms does not matter. Where the
+    ledgers count for different units or neighbours, all are counted for those that cost the most.
 
     Args:
         ledgers: At least one; what only the last one says (data, model) stays its own. It proves something if they
@@ -86,13 +87,17 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
         AccountingError: They have more different events than a ledger may have.
     """
     last, doubtful = ledgers[-1], [ledger for ledger in ledgers if not ledger.proves]
+    persons = any(ledger.unit is Unit.PERSON for ledger in ledgers)
+    replaced = any(ledger.adjacency is Adjacency.REPLACE for ledger in ledgers)
     try:
         return replace(
             last,
-            written_by=(doubtful or [last])[0].written_by,
             events=_merged(event for ledger in ledgers for event in ledger.events),
             records=max(ledger.records for ledger in ledgers),
             largest_group=max(ledger.largest_group for ledger in ledgers),
+            unit=Unit.PERSON if persons else Unit.RECORD,
+            adjacency=Adjacency.REPLACE if replaced else Adjacency.ADD_REMOVE,
+            written_by=(doubtful or [last])[0].written_by,
         )
     except ValueError as error:
         raise AccountingError(f"the {len(ledgers)} releases cannot be accounted together: {error}") from error
