@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -16,12 +17,13 @@ from .accountants import account as accounts
 from .budget import open_budget, spending
 from .errors import AccountingError, InputError, Location
 from .evidence import Json, build
+from .ledger import EvidenceResult
 from .measure import Reads
 from .measurement import Basis, Measurement
 from .observation import Membership, Observation
 from .plan import Assignment, Outcome, Plan, Sizes, make_plan
 from .policy import Direction, Policy, Requirement, Severity, load_policy
-from .run import Bench, Report, account, predictions, run, run_opened, silent, stored
+from .run import Bench, Report, account, predictions, proof, run, run_opened, silent, stored
 from .shift import Shift
 from .store import Store, key
 from .subject import Subject, SubjectRecords, load_records, load_subject
@@ -35,6 +37,7 @@ from .verdict import (
     judge_attacked,
     judge_failed,
     judge_measured,
+    judge_proved,
     tells_apart,
 )
 
@@ -181,9 +184,11 @@ def judge(bench: Bench, outcomes: Mapping[str, Outcome]) -> Verdict:
         elif requirement.measure.reads is Reads.PREDICTIONS and not assignment.missing:
             findings.append(_judge_predictions(bench, assignment))
         else:
-            findings.append(_explained(bench, judge_attacked(assignment, outcomes, shift), assignment.alpha))
+            attacked = _explained(bench, judge_attacked(assignment, outcomes, shift), assignment.alpha)
+            findings.append(_proved_instead(bench, attacked))
     fair = shift is None or not (shift.found or shift.untested)
-    return Verdict(tuple(findings), tuple(_refutations(bench, findings, outcomes)) if fair else ())
+    refuted = _refutations(bench, findings, outcomes) if fair else []
+    return Verdict(tuple(findings), (*refuted, *_audited(bench, findings)))
 
 
 def _shift(bench: Bench) -> Shift | None:
@@ -208,6 +213,13 @@ def _explained(bench: Bench, finding: Finding, alpha: float) -> Finding:
     except Exception as error:
         stopped = f"the attacks on the open interface stopped ({type(error).__name__}: {error})"
         return replace(finding, protection=f"it is not known what protects: {stopped}")
+
+
+def _proved_instead(bench: Bench, finding: Finding) -> Finding:
+    """The finding, or that of the ledger where the attacks decide nothing; the ledger is asked only then."""
+    return (
+        judge_proved(finding, proof(bench, finding.requirement)) if finding.status is Status.INCONCLUSIVE else finding
+    )
 
 
 def _judge_predictions(bench: Bench, assignment: Assignment) -> Finding:
@@ -252,7 +264,12 @@ _NOTHING = _EpsilonBound(0.0, "", 0)
 
 
 def _accounted(finding: Finding) -> bool:
-    return finding.requirement.measure.reads is Reads.ACCOUNT and finding.measurement is not None
+    return _states_epsilon(finding.requirement) and finding.measurement is not None
+
+
+def _states_epsilon(requirement: Requirement) -> bool:
+    """Whether it bounds ε at a δ, and nothing else of the account."""
+    return requirement.measure.reads is Reads.ACCOUNT and hasattr(requirement.measure, "delta")
 
 
 def _epsilon(outcome: Outcome, delta: float, alpha: float) -> _EpsilonBound:
@@ -295,14 +312,48 @@ def _refuted(bench: Bench, worst: _EpsilonBound, epsilon: float, delta: float, b
     found = Measurement(
         worst.low, worst.low, float("inf"), 1 - bench.plan.refutation_alpha, worst.records, Basis.ATTACKED
     )
-    remedy = "find what training did that its account does not say; do not release on this account"
-    return Finding(requirement, Status.FAIL, found, worst.attack, text, remedy)
+    return Finding(requirement, Status.FAIL, found, worst.attack, text, _REMEDY_REFUTED)
+
+
+def _audited(bench: Bench, findings: list[Finding]) -> list[Finding]:
+    """Every evidence test that the training failed; each is a failure, whatever a limit says."""
+    audit = bench.subject.account.audit
+    if audit is None:
+        return []
+    named = (f.measurement for f in findings if f.requirement.measure_name == "privacy.epsilon")
+    said = [found.high for found in named if found is not None]
+    claim = bench.subject.account.claim
+    epsilon = next((high for high in (*said, *([claim.epsilon] if claim else [])) if isfinite(high)), 0.0)
+    return [_failed_test(bench, test, epsilon, audit.delta) for test in audit.refuted]
+
+
+def _failed_test(bench: Bench, test: EvidenceResult, epsilon: float, delta: float) -> Finding:
+    """One of them. Args: epsilon, what the account came to that the test refutes; 0 where it came to nothing."""
+    from .measures.privacy.epsilon import Epsilon
+
+    requirement = Requirement(
+        id=f"evidence-{test.name.replace('_', '-')}",
+        title="Training did what its ledger says",
+        severity=Severity.CRITICAL,
+        measure_name="privacy.epsilon",
+        measure=Epsilon(delta=delta),
+        direction=Direction.MAX,
+        limit=float(f"{epsilon:.6g}"),
+        attacks=None,
+        references=(),
+        place=Location(str(bench.subject.file), 1, 1),
+    )
+    reason = f"refuted: audit.{test.name}: {test.detail} (p = {test.p:.2g})"
+    return Finding(requirement, Status.FAIL, None, f"audit.{test.name}", reason, _REMEDY_REFUTED)
+
+
+_REMEDY_REFUTED = "find what training did that its account does not say; do not release on this account"
 
 
 def _accounting(bench: Bench) -> Json | None:
     """Every accountant's bound and ε by step, at the δ that the policy asks for first; kept, since it takes seconds."""
     ledger = bench.subject.account.ledger
-    asked = [r.measure for r in bench.plan.policy.requirements if r.measure.reads is Reads.ACCOUNT]
+    asked = [r.measure for r in bench.plan.policy.requirements if _states_epsilon(r)]
     if ledger is None or not ledger.private or not asked:
         return None
     delta: float = asked[0].delta  # type: ignore[attr-defined]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from .ledger import Account
+from .ledger import Account, Ledger
 from .measurement import Measurement
 from .observation import Goal, Observation
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 
 class Reads(StrEnum):
@@ -52,4 +56,31 @@ class Measure(Protocol):
 
     def worst(self) -> float:
         """The value that no model goes beyond: a limit there could not be violated, and is refused."""
+        ...
+
+
+@runtime_checkable
+class Provable(Protocol):
+    """A measure of attacks that a ledger can bound as well, for every attack there is."""
+
+    def proved(self, ledger: Ledger) -> Measurement:
+        """What no attack exceeds if the ledger is true, with the basis that the ledger has.
+
+        Raises:
+            NotMeasurable: No accountant has a theory for what happened.
+            AccountingError: An accountant failed, or they disagree about the ledger.
+        """
+        ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A measure of the account that needs records which the model was not trained on."""
+
+    def with_auxiliary(self, auxiliary: NDArray[float32] | None) -> Measure:
+        """The same measure, knowing them. Args: auxiliary: `(n, ...)`, `None` where there are none.
+
+        Raises:
+            NotMeasurable: It cannot do without, or there are too few.
+        """
         ...

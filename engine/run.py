@@ -17,6 +17,8 @@ from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion,
 from .controls import Controls, Stage, shuffled_within, undefended
 from .errors import AccountingError, InputError, NotMeasurable
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
+from .ledger import Unit
+from .measure import Informed, Measure, Provable
 from .measurement import Basis, Measurement, Quantity
 from .observation import (
     NO_ANSWER,
@@ -603,12 +605,15 @@ def predictions(bench: Bench) -> Predictions:
 
 def account(bench: Bench, requirement: Requirement) -> AccountOutcome:
     """What the ledger or a claim says, from the store where the accountants have spoken already."""
-    name = storage.key({"account": repr(bench.subject.account), "measure": repr(requirement.measure)})
+    parts = {"account": repr(bench.subject.account), "measure": repr(requirement.measure)}
+    if isinstance(requirement.measure, Informed):
+        parts["auxiliary"] = repr(bench.subject.auxiliary)
+    name = storage.key(parts)
     kept = None if bench.fresh else bench.store.get(name)
     if kept is not None:
         return AccountOutcome(_measurement(json.loads(kept)))
     try:
-        found = requirement.measure.measure(bench.subject.account, 0.0)
+        found = _informed(bench, requirement.measure).measure(bench.subject.account, 0.0)
     except NotMeasurable as error:
         return AccountOutcome(missing=str(error))
     except AccountingError as error:
@@ -617,6 +622,39 @@ def account(bench: Bench, requirement: Requirement) -> AccountOutcome:
         return AccountOutcome(failed=f"{type(error).__name__}: {error}")
     bench.store.put(name, json.dumps(asdict(found)).encode())
     return AccountOutcome(found)
+
+
+def _informed(bench: Bench, measure: Measure) -> Measure:
+    """The measure, told the auxiliary records if it needs them."""
+    if not isinstance(measure, Informed):
+        return measure
+    auxiliary = bench.records.auxiliary
+    return measure.with_auxiliary(None if auxiliary is None else auxiliary.x)
+
+
+def proof(bench: Bench, requirement: Requirement) -> Measurement | None:
+    """What midguard's own ledger proves of a requirement that attacks decide; `None` where it proves nothing of it.
+
+    A ledger of single records says nothing of records whose persons are known, and one that an evidence test refuted
+    says nothing at all.
+    """
+    held, members = bench.subject.account, bench.records.members
+    ledger, measure = held.ledger, requirement.measure
+    if ledger is None or not ledger.proves or not ledger.private or not isinstance(measure, Provable):
+        return None
+    grouped = members is not None and members.persons is not None and ledger.unit is not Unit.PERSON
+    if grouped or (held.audit is not None and held.audit.refuted):
+        return None
+    name = storage.key({"proof": repr(ledger), "measure": f"{requirement.measure_name} {measure!r}"})
+    kept = None if bench.fresh else bench.store.get(name)
+    if kept is not None:
+        return _measurement(json.loads(kept))
+    try:
+        found = measure.proved(ledger)
+    except Exception:  # no proof: the attacks' word stands, which was no pass
+        return None
+    bench.store.put(name, json.dumps(asdict(found)).encode())
+    return found
 
 
 def _shift(plain: dict[str, Any]) -> Shift:

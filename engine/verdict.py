@@ -456,6 +456,24 @@ def explain_protection(finding: Finding, opened: Mapping[str, Observation], alph
     return replace(finding, protection=_protection(requirement, worst.name, worst.measurement))
 
 
+def judge_proved(finding: Finding, proved: Measurement | None) -> Finding:
+    """The finding, met by proof where the attacks alone could not show that it is; nothing else is changed by a proof.
+
+    Args:
+        finding: What the attacks say. A violation that they show stands, and so does everything that stopped them.
+        proved: What no attack exceeds, by midguard's own ledger; `None` where nothing is proved.
+    """
+    requirement = finding.requirement
+    if finding.status is not Status.INCONCLUSIVE or proved is None or proved.basis is not Basis.PROVED:
+        return finding
+    if compare(proved, requirement.direction, requirement.limit) is not Status.PASS:
+        return finding
+    words = (
+        f"met by proof: by the ledger, no attack reaches more than {proved.high:.3g}; by the attacks alone, not shown"
+    )
+    return Finding(requirement, Status.PASS, proved, "ledger", attacks=finding.attacks, protection=words)
+
+
 def _protection(requirement: Requirement, attack: str, found: Measurement) -> str:
     said = f"{attack} reaches {found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
     status = compare(found, requirement.direction, requirement.limit)

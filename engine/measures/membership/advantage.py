@@ -11,7 +11,7 @@ from ...observation import Goal
 from ._scores import membership, persons_of, unusable
 
 if TYPE_CHECKING:
-    from ...ledger import Account
+    from ...ledger import Account, Ledger
     from ...observation import Observation
 
 
@@ -47,6 +47,12 @@ class Advantage:
         )
         n = rates.true_positives.n + rates.false_positives.n
         return Measurement(found.value, found.low, found.high, 1 - alpha, n, Basis.ATTACKED, details)
+
+    def proved(self, ledger: Ledger) -> Measurement:
+        """What the ledger's whole curve leaves possible to any attack on one of its units."""
+        from ..privacy._proof import proof_of
+
+        return proof_of(ledger, self.no_leak(), lambda curve: curve.advantage())
 
     def no_leak(self) -> float:
         """0: the adversary does no better than a coin."""

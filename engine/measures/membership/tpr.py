@@ -11,7 +11,7 @@ from ...observation import Goal
 from ._scores import membership, persons_of, unusable
 
 if TYPE_CHECKING:
-    from ...ledger import Account
+    from ...ledger import Account, Ledger
     from ...observation import Observation
 
 
@@ -57,6 +57,12 @@ class Tpr:
         )
         n = found.realised.n + found.hits.n
         return Measurement(found.tpr.value, found.tpr.low, found.tpr.high, 1 - alpha, n, Basis.ATTACKED, details)
+
+    def proved(self, ledger: Ledger) -> Measurement:
+        """What the ledger's whole curve leaves possible to any attack on one of its units."""
+        from ..privacy._proof import proof_of
+
+        return proof_of(ledger, self.no_leak(), lambda curve: curve.at(self.fpr))
 
     def no_leak(self) -> float:
         """The FPR itself: as many members as others are accused."""

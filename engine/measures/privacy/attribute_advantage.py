@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AttributeAdvantage:
-    """How much more often any adversary could guess a training record's hidden value than without that record.
+    """How much more often any adversary could guess a record's hidden value than without that record.
 
     Success is at most 1 - f(baseline), for every attribute and every adversary; never more than δ(0) is gained.
 

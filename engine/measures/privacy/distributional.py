@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ...bounds import TradeOff
 from ...measure import Reads
 from ...measurement import Measurement, Quantity
 from ...observation import Goal
 from ._proof import Terms, account_of, ledger_of, proof_of
 
 if TYPE_CHECKING:
+    from ...bounds import TradeOff
     from ...ledger import Account, Ledger
     from ...observation import Observation
 
 
 @dataclass(frozen=True, slots=True)
 class Distributional:
-    """How much better than guessing any adversary could tell from which of two populations the records are.
+    """How much better than guessing any adversary could tell which of two populations was trained on.
 
     The bound for n records that may all differ: differential privacy protects one record, and says next to nothing of
     what all records have in common. Where it reaches 1 it says nothing, and the details say so.
@@ -49,6 +49,8 @@ class Distributional:
             NotMeasurable: There is no ledger that this requirement accepts.
             AccountingError: An accountant failed, or they disagree about the ledger.
         """
+        from ...bounds import TradeOff
+
         account = account_of(observation)
         ledger = ledger_of(account, self._terms())
         sizes = _sizes(account.ledger or ledger)

@@ -26,7 +26,7 @@ _GUESSES = 200
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """How often any adversary could reconstruct a training record as closely as a guess without it does at best.
+    """How often any adversary could come as close to a training record as a lucky guess.
 
     Success is at most 1 - f(κ) against every adversary, where κ is how often the best guess succeeds without the
     record: stated, or estimated from the auxiliary records as the share of them within a distance of the best of 201

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tpr:
-    """Share of training records that any adversary could name while accusing at most a given share of others.
+    """Share of training records that any adversary could name while accusing a given share of others.
 
     The smallest of δ(ε) + e^ε FPR over all ε, from the whole privacy loss distribution.
 
