@@ -90,10 +90,16 @@ def _check_layers(module: nn.Module) -> None:
     problems = [
         Problem(f"layer '{name}' ({type(layer).__name__}) cannot be trained privately: {why.message}", hint=why.hint)
         for name, layer in module.named_modules()
+        if not _frozen(layer)
         for why in _refusals(layer)
     ]
     if problems:
         raise InputError(tuple(problems))
+
+
+def _frozen(layer: nn.Module) -> bool:
+    """Whether training leaves it as it is: no parameter of it is trained, and it is not in training mode."""
+    return not layer.training and not any(p.requires_grad for p in layer.parameters())
 
 
 def _refusals(layer: nn.Module) -> Iterator[Problem]:
@@ -130,8 +136,8 @@ def _check_parameters(setting: Setting) -> None:
 
 
 def _probe(setting: Setting) -> nn.Module:
-    """A copy in training mode without its chance: dropout would make two passes differ by itself."""
-    module = copy.deepcopy(setting.module).train()
+    """A copy as it is trained, without its chance: dropout would make two passes differ by itself."""
+    module = copy.deepcopy(setting.module)
     for layer in module.modules():
         if type(layer).__module__ == "torch.nn.modules.dropout":
             layer.eval()
