@@ -305,9 +305,9 @@ class Audit:
             return _open(name, f"the test stopped: {self._stopped.get(name, 'it came to nothing')}")
         if math.isnan(found.p) or math.isnan(found.statistic):
             return _open(name, f"it came to no number: {found.detail}")
-        return EvidenceResult(
-            name, found.p <= LEVEL, found.conclusive, found.statistic, found.p, found.detail, found.bounds
-        )
+        # In few digits: they come from secrets, and nobody needs more of them.
+        statistic, p = (float(f"{number:.4g}") for number in (found.statistic, found.p))
+        return EvidenceResult(name, found.p <= LEVEL, found.conclusive, statistic, p, found.detail, found.bounds)
 
     def _claimed(self, ledger: Ledger) -> Claimed:
         from .bounds import tpr_bound

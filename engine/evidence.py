@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from . import registry
 from .attack import Attack
-from .ledger import Ledger
+from .audit import EvidenceTest
+from .ledger import AuditResult, EvidenceResult, Ledger
 from .measures.inversion.distance import Distance
 from .measures.membership.tpr import Tpr
 from .observation import Goal, Reconstruction
@@ -105,6 +106,7 @@ def build(
         "shift": _shift(shift),
         "account": accounting,
         "budget": _budget(spending) if spending else None,
+        "audit": _audit(subject.account.audit) if subject.account.audit else None,
         "figures": _figures(plan, outcomes) | {"bound": proved},
         "notTested": _not_tested(plan),
         "signed": False,
@@ -190,6 +192,38 @@ def _budget(spending: Spending) -> Json:
         "entries": spending.head.entries,
         "head": spending.head.hash,
         "releases": releases,
+    }
+
+
+def _audit(audit: AuditResult) -> Json:
+    """What the evidence tests said of the training, and what they put into it."""
+    planted = audit.planted
+    return {
+        "delta": audit.delta,
+        "level": audit.level,
+        "planted": {
+            "records": planted.records,
+            "recordsIn": planted.records_in,
+            "gradients": planted.gradients,
+            "probes": planted.probes,
+        },
+        "tests": [_evidence_test(test) for test in audit.tests],
+    }
+
+
+def _evidence_test(test: EvidenceResult) -> Json:
+    known = registry.load("audits", test.name) if test.name in registry.names("audits") else None
+    return {
+        "name": f"audit.{test.name}",
+        "summary": "" if known is None else registry.summary(known),
+        "source": "" if known is None else cast(EvidenceTest, known).source,
+        "refuted": test.refuted,
+        "conclusive": test.conclusive,
+        **number(test.statistic, "statistic"),
+        "p": None if math.isnan(test.p) else test.p,
+        "detail": test.detail,
+        "key": test.key,
+        "bounds": [asdict(bound) | number(bound.epsilon, "epsilon") for bound in test.bounds],
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..engine.errors import InputError
 from ..engine.verdict import Status
-from . import circumstances
+from . import audit, circumstances
 from .wording import COUNTED, WORDS, WORST_FIRST, exact, interval, number, plain, signed
 
 _CUMULATIVE = "privacy.cumulative_epsilon"
@@ -167,6 +167,7 @@ class Result:
         not_tested: Attacks that did not run.
         blind: Attacks that ran, but did not find the leak that was planted for them.
         warnings: What weakens every membership attack of the run, a sentence each.
+        audit: What the evidence tests said of the training, in one line; empty where none watched it.
         signed: Whether the evidence was signed.
     """
 
@@ -185,6 +186,7 @@ class Result:
     not_tested: tuple[Gap, ...]
     blind: tuple[Gap, ...]
     warnings: tuple[str, ...]
+    audit: str
     signed: bool
 
     def count(self, status: Status) -> int:
@@ -228,6 +230,7 @@ def read(evidence: Mapping[str, object]) -> Result:
         not_tested=_grouped(Gap(text(e, "attack"), text(e, "reason")) for e in entries(evidence, "notTested")),
         blind=_grouped(gap for finding in findings for gap in _blind(finding)),
         warnings=_warnings(evidence),
+        audit=_audit(evidence),
         signed=evidence.get("signed") is True,
     )
     _refuse_contradiction(result)
@@ -240,6 +243,13 @@ def _warnings(evidence: Mapping[str, object]) -> tuple[str, ...]:
         return circumstances.warnings(evidence)
     except (KeyError, TypeError) as error:
         raise InputError.of(f"evidence: references or shift cannot be read: {error}") from error
+
+
+def _audit(evidence: Mapping[str, object]) -> str:
+    try:
+        return audit.line(evidence)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError.of(f"evidence: the audit cannot be read: {error}", "run `midguard check` again") from error
 
 
 def _refuse_contradiction(result: Result) -> None:

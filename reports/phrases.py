@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import wording
+from .audit import outcome
 
 #: The evidence as `check` writes it (schemaVersion 1), or a part of it.
 Evidence = Mapping[str, Any]
@@ -178,7 +179,7 @@ def without(entry: Evidence, key: str) -> Evidence:
 
 _TEMPLATE_WORDS: tuple[Callable[..., object], ...] = (
     *(status, number, written, signed, percent, exact, count, several, bounds, measured),
-    *(settings, twin, null, quantity, sentence, short, without, listed),
+    *(settings, twin, null, quantity, sentence, short, without, listed, outcome),
 )
 #: What templates may call, by name.
 WORDS: Mapping[str, Callable[..., object]] = {word.__name__: word for word in _TEMPLATE_WORDS}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..engine.errors import MidguardError
-from . import circumstances, wording
+from . import audit, circumstances, wording
 from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
@@ -136,6 +136,7 @@ class Report:
     policy: tuple[PolicyLine, ...]
     policy_cut: int
     limits: tuple[str, ...]
+    audit: tuple[Evidence, ...]
 
     def anchor(self, finding: Evidence) -> str:
         """Where a finding stands in the document; two of one name stand apart."""
@@ -202,6 +203,7 @@ def _compose(evidence: Evidence, signer: SignerCard | None, digest: str) -> Repo
         policy=policy[:_POLICY_LINES],
         policy_cut=max(0, len(policy) - _POLICY_LINES),
         limits=_limits(evidence, signer),
+        audit=audit.tests(evidence),
     )
 
 

@@ -223,7 +223,7 @@ def _print_gaps(result: Result, page: _Page) -> None:
     for name, gaps in (("not tested", result.not_tested), ("blind, so not counted", result.blind)):
         if gaps:
             page.paragraph(f"{name}: {'; '.join(map(str, gaps))}")
-    for warning in result.warnings:
+    for warning in (*result.warnings, *filter(None, [result.audit])):
         page.paragraph(warning)
 
 

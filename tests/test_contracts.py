@@ -35,6 +35,7 @@ from midguard.engine.attack import (
     RecordSeparation,
     ThreatModel,
 )
+from midguard.engine.audit import EvidenceTest, Planned
 from midguard.engine.defenses import Defense
 from midguard.engine.demo import CASES
 from midguard.engine.ensembles import Ensemble
@@ -83,6 +84,7 @@ def plugins(*kinds: str) -> list[Any]:
         ("accountants", "pld"),
         ("architectures", "mlp"),
         ("ensembles", "sequential"),
+        ("audits", "noise_meter"),
     ],
 )
 def test_the_registry_finds_what_is_there(kind: str, known: str) -> None:
@@ -91,7 +93,7 @@ def test_the_registry_finds_what_is_there(kind: str, known: str) -> None:
 
 def test_every_kind_of_plugin_is_guarded_here() -> None:
     assert set(registry.KINDS) == {
-        "attacks", "measures", "defenses", "formats", "accountants", "architectures", "ensembles"
+        "attacks", "measures", "defenses", "formats", "accountants", "architectures", "ensembles", "audits"
     }  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def test_a_plugin_is_one_public_class_with_a_line_for_the_report(kind: str, name
     assert line[0].isupper()
 
 
-@pytest.mark.parametrize(("kind", "name"), plugins("attacks", "measures", "defenses", "architectures"))
+@pytest.mark.parametrize(("kind", "name"), plugins("attacks", "measures", "defenses", "architectures", "audits"))
 def test_a_plugin_that_users_set_is_a_frozen_dataclass_with_documented_parameters(kind: str, name: str) -> None:
     plugin = registry.load(kind, name)
     check_frozen(plugin)
@@ -309,6 +311,27 @@ def test_an_attack_says_how_many_reference_models_it_needs(kind: str, name: str)
         weights, exposure = Access.WEIGHTS, min(attack.threat.exposures)
         assert attack.threat.obstacle(weights, exposure, auxiliary=True) == ""
         assert "no recipe" in attack.threat.obstacle(weights, exposure, auxiliary=True, no_references="no recipe")
+
+
+@pytest.mark.parametrize(("kind", "name"), plugins("audits"))
+def test_an_evidence_test_is_planned_before_training_from_its_key_alone(kind: str, name: str) -> None:
+    plugin: Any = registry.load(kind, name)
+    check_line(plugin)
+    check_source(plugin)
+    assert isinstance(plugin(), EvidenceTest)
+    planned = Planned((4,), 3, (0.0, 1.0), 1000, b"key")
+    first, again = (plugin().plan(planned).canaries() for _ in range(2))
+    assert (first is None) == (again is None)
+    if first is not None:
+        np.testing.assert_array_equal(first.x, again.x)
+        np.testing.assert_array_equal(first.y, again.y)
+        assert set(np.unique(first.x)) == {0.0, 1.0}
+
+
+def test_evidence_tests_are_no_attacks_on_a_model() -> None:
+    """They watch a training: no requirement is given one, and no report says that a model resisted one."""
+    assert not {name for name in registry.names("attacks") if name.startswith("audit.")}
+    assert len(registry.names("audits")) >= 6
 
 
 @pytest.mark.parametrize(("kind", "name"), plugins("defenses"))

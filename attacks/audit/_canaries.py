@@ -54,7 +54,7 @@ def judged(scores: NDArray[float64], inside: NDArray[bool_], claimed: Claimed) -
     # The same canaries, told apart without a fault: a test that would not even refute this shows nothing.
     best, _ = _p(inside.astype(np.float64), inside, claimed, inverse)
     detail = f"{test.hits} of {test.inside} canaries that were in were found at a false-positive rate of at most "
-    detail += f"{test.rate:.3g}; the ledger allows a share of {test.allowed:.3g} (p = {test.p:.2g} by itself)"
+    detail += f"{test.rate:.3g}; the ledger allows a share of {test.allowed:.3g} (claim test: p = {test.p:.2g})"
     return Found(test.hits / test.inside, p, best <= LEVEL, detail, bounds_of(scores, inside, claimed.delta))
 
 
