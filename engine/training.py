@@ -199,7 +199,7 @@ def _searched(
 def _once(recipe: Recipe, search: Search, defense: DpSgd, records: Records) -> Recipe:
     """One run of a search, with as much noise as was asked for, or as keeps all of it within the target."""
     noise = defense.noise_multiplier
-    once = dataclasses.replace(recipe, search=None)
+    once = dataclasses.replace(recipe, search=None, data=None)
     if noise is None:
 
         def run(noise: float) -> SampledGaussian:
