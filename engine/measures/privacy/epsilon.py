@@ -11,10 +11,11 @@ from ...ledger import Adjacency, SampledGaussian, Tuned, Unit
 from ...measure import Reads
 from ...measurement import Basis, Measurement, Quantity, undetermined
 from ...observation import Goal
+from ...registry import names
 from ._proof import Terms, account_of, ledger_of
 
 if TYPE_CHECKING:
-    from ...ledger import Account, Claim, Ledger
+    from ...ledger import Account, AuditResult, Claim, Ledger
     from ...observation import Observation
 
 
@@ -28,6 +29,8 @@ class Epsilon:
         basis: `proved` from a ledger that midguard wrote; `declared` also accepts somebody's claim.
         adjacency: Which data sets count as neighbours.
         delta_above_one_in_n: Accept a δ that publishing one of the records at random would satisfy.
+        evidence: `ledger`: what training wrote down is enough; `audited`: evidence tests must have watched it, each of
+            which could have found a break, and none did.
     """
 
     reads: ClassVar[Reads] = Reads.ACCOUNT
@@ -44,10 +47,13 @@ class Epsilon:
     basis: Literal["proved", "declared"] = "proved"
     adjacency: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
     delta_above_one_in_n: bool = False
+    evidence: Literal["ledger", "audited"] = "ledger"
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
             raise ValueError(f"expected 0 < delta={self.delta} < 1")
+        if self.evidence not in ("ledger", "audited"):
+            raise ValueError(f"unknown evidence '{self.evidence}', expected ledger or audited")
         self._terms()
 
     def measure(self, observation: Observation | Account, alpha: float) -> Measurement:
@@ -57,10 +63,12 @@ class Epsilon:
         violated for sure. A ledger counts before a claim.
 
         Raises:
-            NotMeasurable: There is no ledger (or claim) that this requirement accepts.
+            NotMeasurable: There is no ledger (or claim) that this requirement accepts, or no audit that it asks for.
             AccountingError: An accountant failed, or they disagree.
         """
         account = account_of(observation)
+        if self.evidence == "audited":
+            _refuse_unaudited(account.audit)
         if account.ledger is None and account.claim is not None and self.basis == "declared":
             return self._claimed(account.claim)
         return self._accounted(ledger_of(account, self._terms()))
@@ -101,6 +109,22 @@ class Epsilon:
     def worst(self) -> float:
         """Infinite: training without a mechanism has no bound."""
         return math.inf
+
+
+def _refuse_unaudited(audit: AuditResult | None) -> None:
+    """Refuse what no audit, or not every test of one, stands behind.
+
+    Raises:
+        NotMeasurable: There was no audit; a test of it is missing, was refuted or could have found nothing.
+    """
+    if audit is None:
+        raise NotMeasurable("the training was not audited: train with `midguard train --audit`")
+    held = {test.name for test in audit.tests if test.conclusive and not test.refuted}
+    told = {test.name: "was refuted" if test.refuted else "was inconclusive" for test in audit.tests}
+    open_tests = [name for name in {*names("audits"), *told} if name not in held]
+    if open_tests:
+        why = ", ".join(f"audit.{name} {told.get(name, 'did not run')}" for name in sorted(open_tests))
+        raise NotMeasurable(f"the training's audit does not stand behind its ledger: {why}")
 
 
 def _remarks(ledger: Ledger) -> tuple[Quantity, ...]:
