@@ -19,6 +19,8 @@ import typer
 
 from . import __version__
 from .engine.errors import Exit, InputError, MidguardError
+from .engine.exchange import Origin
+from .engine.ledger import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,9 @@ budget_app = typer.Typer(no_args_is_help=True, help="The budget of a data set: e
 app.add_typer(policy_app, name="policy")
 app.add_typer(keys_app, name="keys")
 app.add_typer(list_app, name="list")
+ledger_app = typer.Typer(no_args_is_help=True, help="Ledgers from and for other programs.")
 app.add_typer(budget_app, name="budget")
+app.add_typer(ledger_app, name="ledger")
 
 _SIGN_OF_LIFE = 10.0  # seconds
 BUDGET = "MIDGUARD_BUDGET"
@@ -315,6 +319,65 @@ def keys_new(
     typer.echo(f"{path}: keep it secret")
     typer.echo(f"{path.with_suffix('.pub')}: give it to whoever verifies, by another way than the reports")
     typer.echo(f"fingerprint {load_signer(path, secret).fingerprint}")
+
+
+@ledger_app.command("import")
+def ledger_import(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An accountant's state, checkpoint or events.", show_default=False)
+    ],
+    origin: Annotated[Origin, typer.Option("--from", help="Which program wrote it.", show_default=False)],
+    model: Annotated[Path, typer.Option("--model", help="The model that came out; model.yaml stands beside it.")],
+    out: Annotated[Path, typer.Option("--out", help="The ledger to write; an existing file is left as it is.")],
+    subject: SubjectFile = None,
+    sampler: Annotated[
+        Sampler, typer.Option("--sampler", help="How records were chosen; no program writes that down.")
+    ] = Sampler.UNKNOWN,
+    evidence: Annotated[
+        str, typer.Option("--evidence", help="What shows the sampler. Without it, no sampling is counted.")
+    ] = "",
+    clipping_norm: Annotated[float, typer.Option("--clipping-norm", help="Of the training; it changes no cost.")] = 1.0,
+) -> None:
+    """Make a ledger of a training that another program accounted for: a declaration, since midguard did not see it."""
+    from .engine.exchange import Circumstances, imported, read_events
+    from .engine.subject import load_subject
+
+    if not 0 < clipping_norm < float("inf"):
+        raise InputError.of(f"--clipping-norm {clipping_norm}: expected a number above 0")
+    told = Circumstances(sampler, evidence, clipping_norm)
+    events = read_events(file, origin, told)
+    _write_new(out, imported(load_subject(model, subject), events, origin).to_json())
+    counted = "counted" if sampler is Sampler.POISSON and evidence.strip() else "not counted, for nothing shows it"
+    typer.echo(f"{out}: {len(events)} kinds of events; sampling is {counted}. Name it in model.yaml (spec.ledger)")
+
+
+@ledger_app.command("export")
+def ledger_export(
+    ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger.json of a model.", show_default=False)],
+    program: Annotated[Origin, typer.Option("--to", help="Which program will read it.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; an existing one is left as it is.")],
+) -> None:
+    """Write what a ledger says in another program's words; what may not be counted as sampled is not."""
+    from .engine.exchange import exported
+    from .engine.ledger import read_ledger
+
+    _write_new(out, exported(read_ledger(ledger), program))
+    typer.echo(str(out))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        InputError: It is there, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError.of(f"{path}: there is a file already", "name another one, or take it away") from error
+    except OSError as error:
+        raise InputError.of(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @budget_app.command("new")

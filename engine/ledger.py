@@ -160,7 +160,7 @@ class Tuned:
         if self.distribution is Repetitions.POISSON:
             return float(self.mean)  # type: ignore[arg-type]
         eta, gamma = float(self.eta), float(self.gamma)  # type: ignore[arg-type]
-        if eta == 0:
+        if eta < _ROUNDING:
             return (1 / gamma - 1) / -math.log(gamma)
         return eta * (1 - gamma) / (gamma * -math.expm1(eta * math.log(gamma)))
 
