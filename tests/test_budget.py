@@ -684,12 +684,23 @@ def test_a_release_without_a_mechanism_leaves_no_bound_and_a_declared_one_declar
     assert found.value > Epsilon(delta=1e-5).measure(Account(own, None), 0.0).value
 
 
-def test_releases_for_different_units_and_neighbours_are_counted_for_the_costliest() -> None:
+def test_releases_are_counted_for_the_costlier_neighbours_and_for_persons_where_all_know_them() -> None:
     record, person = ledger(1), dataclasses.replace(ledger(2), unit=Unit.PERSON, largest_group=3)
-    replaced = dataclasses.replace(ledger(3), adjacency=Adjacency.REPLACE)
+    replaced = dataclasses.replace(person, adjacency=Adjacency.REPLACE, largest_group=2)
     for order in itertools.permutations((record, person, replaced)):
         found = composed(order)
-        assert (found.unit, found.largest_group, found.adjacency) == (Unit.PERSON, 3, Adjacency.REPLACE)
+        assert (found.unit, found.largest_group, found.adjacency) == (Unit.RECORD, 3, Adjacency.REPLACE)
+    assert composed((person, replaced)).unit is Unit.PERSON
+    of_persons = CumulativeEpsilon(delta=1e-5, unit="person")
+    with pytest.raises(NotMeasurable, match="of one person"):
+        of_persons.measure(Account(person, None, (record, person)), 0.0)
+
+
+def test_the_policy_says_which_neighbours_are_meant() -> None:
+    """Reference number of one standard run: replace-one 4.22."""
+    own = ledger(1)
+    found = CumulativeEpsilon(delta=1e-5, adjacency="replace-one").measure(Account(own, None, (own,)), 0.0)
+    assert found.value == pytest.approx(4.22, abs=0.01)
 
 
 # --- where it meets training and the gate ----------------------------------------------------------------------------

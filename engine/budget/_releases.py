@@ -77,7 +77,8 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
 
     It composes what each release did to one record (or one person), so that it holds whatever records the data sets
     have in common. Steps that are alike are counted as one event: the order of mechanisms does not matter. Where the
-    ledgers count for different units or neighbours, all are counted for those that cost the most.
+    ledgers differ in what neighbours are, all are counted for those that cost the most; all of them have to know whose
+    the records are, or none does.
 
     Args:
         ledgers: At least one; what only the last one says (data, model) stays its own. It proves something if they
@@ -87,7 +88,7 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
         AccountingError: They have more different events than a ledger may have.
     """
     last, doubtful = ledgers[-1], [ledger for ledger in ledgers if not ledger.proves]
-    persons = any(ledger.unit is Unit.PERSON for ledger in ledgers)
+    persons = all(ledger.unit is Unit.PERSON for ledger in ledgers)
     replaced = any(ledger.adjacency is Adjacency.REPLACE for ledger in ledgers)
     try:
         return replace(

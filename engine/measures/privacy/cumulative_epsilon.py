@@ -12,6 +12,7 @@ from ...ledger import Account
 from ...measure import Reads
 from ...measurement import Measurement, Quantity
 from ...observation import Goal
+from ._proof import account_of
 from .epsilon import Epsilon
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class CumulativeEpsilon:
 
     Attributes:
         delta: Probability with which ε may be exceeded; below one over the number of records.
-        unit: Whose privacy is counted.
+        unit: Whose privacy is counted; a person is all records of one person together.
         basis: `proved` from ledgers that midguard wrote; `declared` also accepts those of others.
+        adjacency: Which data sets count as neighbours.
+        delta_above_one_in_n: Accept a δ that publishing one of the records at random would satisfy.
     """
 
     reads: ClassVar[Reads] = Reads.ACCOUNT
@@ -43,8 +46,10 @@ class CumulativeEpsilon:
     )
 
     delta: float
-    unit: Literal["record"] = "record"
+    unit: Literal["record", "person"] = "record"
     basis: Literal["proved", "declared"] = "proved"
+    adjacency: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
+    delta_above_one_in_n: bool = False
 
     def __post_init__(self) -> None:
         self._of_all()
@@ -57,15 +62,13 @@ class CumulativeEpsilon:
                 by somebody whose word this requirement does not accept.
             AccountingError: An accountant failed, or they disagree.
         """
-        if not isinstance(observation, Account):
-            raise TypeError(f"expected an account, found {type(observation).__name__}")
-        releases = _releases(observation)
+        releases = _releases(account_of(observation))
         found = self._of_all().measure(Account(composed(self._accepted(releases)), None), alpha)
         return replace(found, details=(*found.details, Quantity("releases on this data", len(releases))))
 
     def _of_all(self) -> Epsilon:
         """What one ledger of everything is measured by."""
-        return Epsilon(self.delta, self.unit, self.basis)
+        return Epsilon(self.delta, self.unit, self.basis, self.adjacency, self.delta_above_one_in_n)
 
     def _accepted(self, releases: tuple[Ledger, ...]) -> tuple[Ledger, ...]:
         """The releases whose ledgers decide."""
