@@ -547,7 +547,11 @@ def _train(
             what = f"{which} {epoch.number}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.1%}{spent}"
             told(what, epoch.number / total)
 
-        return run_train(recipe, out, progress, tell=_say, fresh=fresh, budget=budget, dataset=dataset, audit=audit)
+        try:
+            return run_train(recipe, out, progress, tell=_say, fresh=fresh, budget=budget, dataset=dataset, audit=audit)
+        except KeyboardInterrupt:
+            _say("interrupted: the same command goes on where it was, --fresh starts over")
+            raise
 
 
 def _write(checked: Checked, out: Path, signer: Signer | None) -> None:

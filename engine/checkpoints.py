@@ -129,7 +129,7 @@ class Unfinished:
     @property
     def owes(self) -> bool:
         """Whether records may have been touched, by this training or by one that was given up, or are reserved for."""
-        return any((self.folder / name).exists() for name in (LEDGER, ABANDONED, RESERVATION))
+        return _owes(self.folder)
 
     @property
     def state(self) -> State | None:
@@ -246,7 +246,7 @@ def _opened(out: Path, identity: Identity, recipe: str, fresh: bool) -> Path:
     folder = out.with_name(f".{out.name}.unfinished")
     about = folder / ABOUT
     try:
-        if about.exists() and not fresh:
+        if about.exists() and _owes(folder) and not fresh:
             _refuse_another(folder, identity)
             return folder
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -256,6 +256,11 @@ def _opened(out: Path, identity: Identity, recipe: str, fresh: bool) -> Path:
     except OSError as error:
         raise InputError.of(f"{folder}: it cannot be written ({error.strerror})", "name another with --out") from error
     return folder
+
+
+def _owes(folder: Path) -> bool:
+    """Whether records may have been touched, or are reserved for, by what lies there."""
+    return any((folder / name).exists() for name in (LEDGER, ABANDONED, RESERVATION))
 
 
 def _give_up(folder: Path, identity: Identity) -> None:
@@ -285,7 +290,7 @@ def _refuse_another(folder: Path, identity: Identity) -> None:
     spent = _steps(_events(folder / LEDGER))
     raise InputError.of(
         f"{folder}: a training of {what} was begun here and is unfinished",
-        f"finish it with {folder / RECIPE} and the same files, or start over with --fresh"
+        f"finish it with its own recipe ({folder / RECIPE} is a copy) and files, or start over with --fresh"
         + (f": the {spent} steps that it may have taken stay in the new ledger" if spent else ""),
     )
 

@@ -380,6 +380,16 @@ def test_a_refusal_before_the_first_step_leaves_nothing(recipe: Callable[..., Pa
     assert {entry.name for entry in tmp_path.iterdir()} == {"recipe.yaml"}
 
 
+def test_one_that_was_killed_before_its_first_step_is_in_nobodys_way(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path)
+    folder.mkdir()
+    (folder / "unfinished.json").write_text(json.dumps(dataclasses.asdict(IDENTITY)))
+    ledger = read_ledger(train(recipe(), tmp_path / "out").parent / "ledger.json")
+    assert (len(ledger.events), ledger.resumed) == (1, 0)
+
+
 def test_a_plain_training_that_diverged_leaves_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = recipe(DEFENSE, "")
     path.write_text(path.read_text().replace("lr: 0.5", "lr: 1.0e+30"))

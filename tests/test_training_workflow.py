@@ -684,6 +684,32 @@ def test_the_command_line_tells_what_training_does_besides(
     assert "ε" in ended.err
 
 
+def test_the_command_line_goes_on_and_starts_over(
+    recipe: Callable[..., Path], tmp_path: Path, midguard: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, epoch = recipe(("epochs: 2", "epochs: 4")), descent._Run.epoch
+
+    def stop(self: Any, number: int, book: Any) -> Epoch:
+        if number == 3 and self.recipe.defense is not None:
+            raise KeyboardInterrupt
+        return epoch(self, number, book)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descent._Run, "epoch", stop)
+        ended = midguard("train", path, "--out", "out")
+    assert ended.code != 0
+    assert "the same command goes on" in ended.err
+    assert not (tmp_path / "out").exists()
+    ended = midguard("train", recipe(("epochs: 2", "epochs: 3")), "--out", "out")
+    assert ended.code == 2
+    assert "--fresh" in ended.err
+    path = recipe(("epochs: 2", "epochs: 4"))
+    assert midguard("train", path, "--out", "out").code == 0
+    assert read_ledger(tmp_path / "out" / "ledger.json").resumed == 1
+    assert midguard("train", path, "--out", "out", "--fresh").code == 0, "with nothing unfinished it just trains"
+    assert read_ledger(tmp_path / "out" / "ledger.json").resumed == 0
+
+
 def test_the_documents_examples_load(tmp_path: Path) -> None:
     """Every recipe on the page, as it stands there."""
     torch.save({}, tmp_path / "resnet.pt")
