@@ -3,49 +3,66 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
-
-    from ._secret import Secret
+    from numpy.typing import NDArray
 
 #: Sums and noise are rounded to one grid, so that the last bits of a weight do not tell what was added (Mironov 2012).
-#: Over the clipping norm.
+#: Over the clipping norm, and over the noise's deviation where that is larger.
 _GRID = 2.0**-30
 #: A little more noise than is accounted pays for what float32 and the grid add to the sensitivity.
 SPARE = 1e-4
+#: Added to one number and taken from another, it leaves both rounded to whole ones, and then their sum: doubles between
+#: 2^52 and 2^53 have no fractions. Each may be 2^51 grids large, which is more than a million clipping norms.
+_WHOLE = 1.5 * 2.0**52
 #: Values that are noised at once: they stay in the cache.
 _PIECE = 2**16
 
 
-def add_noise(
-    sums: torch.Tensor, secret: Secret, clipping_norm: float, noise_multiplier: float, out: torch.Tensor
-) -> None:
-    """Write the sum plus independent normal noise, both rounded to one grid first.
+class Normals(Protocol):
+    """Where noise is from."""
+
+    def fill(self, out: NDArray[np.float64], deviation: float) -> None:
+        """Write independent normals of mean zero. Args: out `(n,)`."""
+        ...
+
+
+class Noise:
+    """Adds normal noise to sums, both rounded to one grid first.
 
     Args:
-        sums: `(P,)` float, contiguous.
-        secret: Where the noise is from.
-        clipping_norm: Bound on one record's contribution.
-        noise_multiplier: Standard deviation over it.
-        out: Like sums.
+        source: Of the noise.
+        multiplier: Its standard deviation over the clipping norm.
+        size: How many numbers a sum has at most.
     """
-    grid = 2.0 ** math.floor(math.log2(clipping_norm * _GRID))
-    deviation = noise_multiplier * clipping_norm * (1 + SPARE) / grid
-    given, noised = sums.cpu().numpy(), out if out.device.type == "cpu" else out.cpu()
-    written = noised.numpy()
-    noise, rounded = (np.empty(min(_PIECE, len(given))) for _ in range(2))
-    for start in range(0, len(given), _PIECE):
-        piece = given[start : start + _PIECE]
-        own, total = rounded[: len(piece)], noise[: len(piece)]
-        secret.fill(total, deviation)
-        np.rint(total, out=total)
-        np.multiply(piece, 1 / grid, out=own, dtype=np.float64)
-        np.rint(own, out=own)
-        total += own
-        np.multiply(total, grid, out=written[start : start + _PIECE], casting="same_kind")
-    if noised is not out:
-        out.copy_(noised)
+
+    def __init__(self, source: Normals, multiplier: float, size: int) -> None:
+        self._source, self._multiplier = source, multiplier
+        self._noise, self._sum = (np.empty(min(_PIECE, size)) for _ in range(2))
+
+    def add(self, sums: torch.Tensor, clipping_norm: float) -> None:
+        """Add noise to a sum in its place.
+
+        Args:
+            sums: `(P,)` float, contiguous.
+            clipping_norm: Bound on one record's contribution.
+        """
+        deviation = self._multiplier * clipping_norm
+        whole = _WHOLE * 2.0 ** math.floor(math.log2(_GRID * max(clipping_norm, deviation)))
+        here = sums.cpu()
+        values = here.numpy()
+        for start in range(0, len(values), _PIECE):
+            piece = values[start : start + _PIECE]
+            own, total = self._sum[: len(piece)], self._noise[: len(piece)]
+            self._source.fill(total, deviation * (1 + SPARE))
+            total += whole
+            np.copyto(own, piece)
+            own -= whole
+            total += own
+            np.copyto(piece, total, casting="same_kind")
+        if here is not sums:
+            sums.copy_(here)

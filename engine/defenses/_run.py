@@ -11,7 +11,7 @@ import torch
 
 from ..accountants import epsilon_so_far
 from ..errors import MidguardError
-from ._noise import add_noise
+from ._noise import Noise
 from ._protocol import State, StepSeen
 from ._secret import Secret
 from ._sums import Gradient, Sums, add_in_pieces
@@ -59,8 +59,9 @@ class DpSgdRun:
         self._sums, self._most, self._adaptive = sums, most, adaptive
         self._buffers = {name: buffer.clone() for name, buffer in setting.module.named_buffers()}
         self._parameters = [p for p in setting.module.parameters() if p.requires_grad]
-        self._clipped, self._noised = Gradient(self._parameters), Gradient(self._parameters)
+        self._gradient = Gradient(self._parameters)
         self._secret = Secret()
+        self._noise = Noise(self._secret, planned.noise_multiplier, len(self._gradient.flat))
         self.noise_key_digest = self._secret.digest
         start = resumed or State(0, 0, planned.clipping_norm)
         self._epoch, self._steps, self._norm = start.epochs, start.steps, start.clipping_norm
@@ -98,8 +99,8 @@ class DpSgdRun:
             )
         self._drawn = None
         self._steps += 1  # before the step: one that fails half-way has touched the records
-        self._clipped.flat.zero_()
-        batch = add_in_pieces(self._sums, x, y, self._norm, self._clipped.parts, self._most)
+        self._gradient.flat.zero_()
+        batch = add_in_pieces(self._sums, x, y, self._norm, self._gradient.parts, self._most)
         self._release_sum(sample)
         self._adapt(batch)
         return x.new_zeros((0, 1)) if batch is None else batch.logits
@@ -107,30 +108,27 @@ class DpSgdRun:
     @torch.no_grad()
     def _release_sum(self, sample: NDArray[np.int64]) -> None:
         """Add noise, divide by the expected number of records, and let the optimiser step."""
-        self._contribute()
-        planned, noised = self._planned, self._noised
-        add_noise(self._clipped.flat, self._secret, self._norm, planned.noise_multiplier, noised.flat)
-        self._show(sample)
+        gradient, sums = self._gradient, self._witnessed()
+        self._noise.add(gradient.flat, self._norm)
+        if self._setting.witness is not None:
+            noise = self._planned.noise_multiplier
+            self._setting.witness.saw(StepSeen(self._steps - 1, sample, sums, gradient.parts, self._norm, noise))
         # The expected number, from the recipe alone: how many the sample has is private.
-        noised.flat.mul_(1 / (planned.sampling_probability * self._setting.records))
-        for p, part in zip(self._parameters, noised.parts, strict=True):
+        gradient.flat.mul_(1 / (self._planned.sampling_probability * self._setting.records))
+        for p, part in zip(self._parameters, gradient.parts, strict=True):
             p.grad = part if p.is_contiguous() else torch.empty_like(p).copy_(part)
         self._setting.optimizer.step()
 
-    def _contribute(self) -> None:
-        """Add the witness' canaries to the clipped sum."""
-        witness = self._setting.witness
-        canaries = None if witness is None else witness.contribute(self._steps - 1)
+    def _witnessed(self) -> list[torch.Tensor]:
+        """The clipped sum with the witness' canaries, which are added to it; nothing without a witness."""
+        witness, parts = self._setting.witness, self._gradient.parts
+        if witness is None:
+            return []
+        canaries = witness.contribute(self._steps - 1)
         if canaries is not None:
-            for part, canary in zip(self._clipped.parts, canaries, strict=True):
+            for part, canary in zip(parts, canaries, strict=True):
                 part.add_(canary)
-
-    def _show(self, sample: NDArray[np.int64]) -> None:
-        """Let the witness see the step."""
-        if self._setting.witness is not None:
-            clipped, noised = self._clipped.parts, self._noised.parts
-            multiplier = self._planned.noise_multiplier
-            self._setting.witness.saw(StepSeen(self._steps - 1, sample, clipped, noised, self._norm, multiplier))
+        return [part.clone() for part in parts]
 
     def _adapt(self, batch: Batch | None) -> None:
         """Move the clipping norm by the noised share of records that it left as they were."""

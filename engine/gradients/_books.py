@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..errors import InputError
 from ._chain import Answered
 from ._layout import channels_last, pooled_first
-from ._slopes import Slope, check_known, slope
+from ._slopes import Slope, Trained, check_known, slope
 
 
 class Keeper(Protocol):
@@ -112,7 +112,7 @@ class Books:
             raise InputError.of(
                 f"what a layer of kind {type(layer).__name__} was fed is written over later", "do nothing in place"
             )
-        return slope(layer, entry.given, errors)
+        return slope(layer, Trained.of(layer), entry.given, errors)
 
     def release(self) -> None:
         """Take the hooks off."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ._layout import pooled_first
-from ._slopes import Slope, obstacle, slope
+from ._slopes import Slope, Trained, obstacle, slope
 
 _aten = torch.ops.aten
 _NOT_TRANSPOSED, _NO_OUTPUT_PADDING = False, (0, 0)
@@ -49,22 +49,22 @@ class _Dense:
     """A linear layer."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        self.layer, self.given = layer, torch.empty(0)
+        self.layer, self.given, self.trained = layer, torch.empty(0), Trained.of(layer)
+        self._weight, self._bias = layer.weight, layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.given = x
-        return nn.functional.linear(x, self.layer.weight, self.layer.bias)
+        return nn.functional.linear(x, self._weight, self._bias)
 
     def backward(self, errors: torch.Tensor) -> torch.Tensor:
-        return errors @ self.layer.weight
+        return errors @ self._weight
 
     def gradients(self, errors: torch.Tensor, onward: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Those in what it was fed, where it goes on, and in its trained parameters, over the whole batch."""
-        layer, found = self.layer, []
-        rows = errors.flatten(end_dim=-2)
-        if layer.weight.requires_grad:
+        rows, found = errors.flatten(end_dim=-2), []
+        if self.trained.weight:
             found.append(rows.t() @ self.given.flatten(end_dim=-2))
-        if layer.bias is not None and layer.bias.requires_grad:
+        if self.trained.bias:
             found.append(rows.sum(dim=0))
         return (self.backward(errors) if onward else None), found
 
@@ -73,7 +73,7 @@ class _Convolved:
     """A convolution over images whose channels are last in memory."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        self.layer, self.given = layer, torch.empty(0)
+        self.layer, self.given, self.trained = layer, torch.empty(0), Trained.of(layer)
         weight = layer.weight
         _, channels, high, wide = weight.shape
         # With one channel `contiguous` takes either layout for the other, and the answers would not be channels-last.
@@ -100,11 +100,10 @@ class _Convolved:
 
     def gradients(self, errors: torch.Tensor, onward: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Those in what it was fed, where it goes on, and in its trained parameters, over the whole batch."""
-        layer = self.layer
-        biased = layer.bias is not None and layer.bias.requires_grad
-        given, weight, bias = self._backward(errors, [onward, layer.weight.requires_grad, biased])
-        found = [weight] if layer.weight.requires_grad else []
-        return (given if onward else None), [*found, bias] if biased else found
+        trained = self.trained
+        given, weight, bias = self._backward(errors, [onward, trained.weight, trained.bias])
+        found = [weight] if trained.weight else []
+        return (given if onward else None), [*found, bias] if trained.bias else found
 
 
 class _Pooled:
@@ -195,7 +194,8 @@ _Weighted = _Dense | _Convolved
 class Chain:
     """Layers in a row whose gradients are written out; equal to autograd's up to rounding.
 
-    The module stays as it is, and its parameters are read afresh for each batch.
+    The module stays as it is, and its parameters are read afresh for each batch; which of them are trained is settled
+    at the beginning.
 
     Args:
         links: From the record to the logits.
@@ -203,8 +203,8 @@ class Chain:
 
     def __init__(self, links: Sequence[_Link]) -> None:
         self._links = tuple(links)
-        trained = [isinstance(link, _Weighted) and _is_trained(link.layer) for link in self._links]
-        self._first = trained.index(True)
+        self._trained = tuple(isinstance(link, _Weighted) and any(link.trained) for link in self._links)
+        self._first = self._trained.index(True)
 
     @staticmethod
     def of(module: nn.Module) -> Chain | None:
@@ -223,8 +223,8 @@ class Chain:
         errors, found = _surprise(logits.softmax(dim=1), y), list[Slope]()
         for i in range(len(self._links) - 1, self._first - 1, -1):
             link = self._links[i]
-            if isinstance(link, _Weighted) and _is_trained(link.layer):
-                found.append(slope(link.layer, link.given, errors))
+            if self._trained[i] and isinstance(link, _Weighted):
+                found.append(slope(link.layer, link.trained, link.given, errors))
             if i > self._first:
                 errors = link.backward(errors)
         return Answered(logits, found[::-1])
@@ -255,10 +255,6 @@ class Chain:
 
     def release(self) -> None:
         """Nothing hangs on the module."""
-
-
-def _is_trained(layer: nn.Module) -> bool:
-    return any(p.requires_grad for p in layer.parameters(recurse=False))
 
 
 def _surprise(likely: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,6 @@ from ._books import Books, Keeper
 from ._chain import Chain
 from ._slopes import Slope
 
-#: Added to each norm before it divides.
-_LEAST = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -77,7 +74,7 @@ def _add_clipped(slopes: Sequence[Slope], bound: float, totals: Sequence[torch.T
 
 def factors_for(norms: torch.Tensor, bound: float) -> torch.Tensor:
     """By what gradients of these norms are multiplied to be within the bound; never by more than 1."""
-    return (bound / (norms + _LEAST)).clamp_(max=1.0)
+    return bound / norms.clamp(min=bound)
 
 
 def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:

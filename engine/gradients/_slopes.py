@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -41,8 +41,7 @@ class Slope(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(NamedTuple):
     """Which parameters of a layer are trained.
 
     Attributes:
@@ -218,21 +217,22 @@ def _squares(values: torch.Tensor) -> torch.Tensor:
     return norms.square_()
 
 
-def slope(layer: nn.Module, given: torch.Tensor, errors: torch.Tensor) -> Slope:
+def slope(layer: nn.Module, trained: Trained, given: torch.Tensor, errors: torch.Tensor) -> Slope:
     """What the gradients of a layer's trained parameters are made of.
 
     Args:
-        layer: Has trained parameters of its own, and no `obstacle`.
+        layer: Has no `obstacle`.
+        trained: Which of its parameters are trained, at least one.
         given: What it was fed, a record a row.
         errors: Gradient of the sum of the losses in what it answered.
     """
     if isinstance(layer, nn.Linear):
-        return _linear(layer, given, errors)
+        return _linear(trained, given, errors)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return _convolution(layer, given, errors)
+        return _convolution(layer, trained, given, errors)
     if isinstance(layer, nn.Embedding):
         return _embedding(layer, given, errors)
-    return _normalisation(layer, given, errors)
+    return _normalisation(layer, trained, given, errors)
 
 
 def obstacle(layer: nn.Module) -> str:
@@ -276,9 +276,8 @@ def check_known(layer: nn.Module) -> None:
         raise InputError.of(why, "use mode: ghost, hooks or functorch, or another layer")
 
 
-def _linear(layer: nn.Linear, given: torch.Tensor, errors: torch.Tensor) -> Slope:
+def _linear(trained: Trained, given: torch.Tensor, errors: torch.Tensor) -> Slope:
     """One place, or a sequence of places."""
-    trained = Trained.of(layer)
     if given.dim() == 2:
         return Dense(given, errors, trained)
     given, errors = given.flatten(1, -2), errors.flatten(1, -2)
@@ -297,11 +296,11 @@ def _formed(weight: torch.Tensor | None, bias: torch.Tensor, trained: Trained, o
     return Formed(tuple(gradient for gradient, _ in parts), tuple(order for _, order in parts))
 
 
-def _convolution(layer: nn.Conv1d | nn.Conv2d, given: torch.Tensor, errors: torch.Tensor) -> Slope:
+def _convolution(layer: nn.Conv1d | nn.Conv2d, trained: Trained, given: torch.Tensor, errors: torch.Tensor) -> Slope:
     """Gradients record by record where they are cheaper than products of places."""
     if isinstance(layer, nn.Conv1d):
         given, errors = given.unsqueeze(2), errors.unsqueeze(2)
-    trained, outputs, groups = Trained.of(layer), layer.out_channels, layer.groups
+    outputs, groups = layer.out_channels, layer.groups
     if not trained.weight:
         return Formed((errors.sum(dim=(2, 3)),), ((),))
     errors = errors.permute(0, 2, 3, 1).reshape(len(errors), -1, outputs)
@@ -373,9 +372,8 @@ def _embedding(layer: nn.Embedding, given: torch.Tensor, errors: torch.Tensor) -
     return Looked(rows, errors)
 
 
-def _normalisation(layer: nn.Module, given: torch.Tensor, errors: torch.Tensor) -> Slope:
+def _normalisation(layer: nn.Module, trained: Trained, given: torch.Tensor, errors: torch.Tensor) -> Slope:
     """A scale and a shift behind a normalisation within the record."""
-    trained = Trained.of(layer)
     if isinstance(layer, nn.LayerNorm):
         shape = tuple(layer.normalized_shape)
         normal = nn.functional.layer_norm(given, shape, eps=layer.eps)
