@@ -150,7 +150,7 @@ def test_a_curve_read_backwards_never_lies_above_the_true_one(y: float) -> None:
 
 
 def test_wrong_guesses_by_rank_are_those_of_a_simulation() -> None:
-    """Of 4,000 draws of 50 canaries; within four standard errors at each rank, which chance exceeds in 0.3 % of runs."""
+    """Of 4,000 draws of 50 canaries; within four standard errors at every rank, which chance exceeds in 0.3 %."""
     mu, m, chance = 0.9, 50, np.random.default_rng(7)
     y = chance.normal(size=(4000, m)) + mu * (chance.random((4000, m)) < 0.5)
     wrong = special.expit(-np.sort(np.abs(mu * mu / 2 - mu * y), axis=1)[:, ::-1])

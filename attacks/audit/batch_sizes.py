@@ -69,7 +69,9 @@ class _Counter(Observer):
         ]
         detail = f"batch sizes vary {sizes.ratio:.3g} times as much as Poisson samples do, participation in an epoch "
         detail += f"{cells.ratio:.3g} times"
-        conclusive = len(p) * min(sizes.p_at(_BREAK), cells.p_at(_BREAK)) <= LEVEL
+        # Within a part of an epoch a shuffle is next to nothing else than Poisson sampling.
+        whole = steps >= round(1 / q)
+        conclusive = whole and len(p) * min(sizes.p_at(_BREAK), cells.p_at(_BREAK)) <= LEVEL
         return Found(sizes.ratio, min(1.0, len(p) * min(p)), conclusive, detail)
 
     def _rate(self, n: int, q: float) -> float:
