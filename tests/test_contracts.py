@@ -54,7 +54,19 @@ POLICIES = sorted((ROOT / "policies").glob("*.yaml"))
 #: What the demo lays out.
 DEMO = ROOT / "policies" / "demo"
 SECTIONS = sorted((ROOT / "reports" / "templates" / "sections").glob("*.j2"))
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "opacus", "dp_accounting", "pandas", "pyarrow", "weasyprint", "pyhanko")
+HEAVY = (
+    "torch",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "opacus",
+    "dp_accounting",
+    "pandas",
+    "pyarrow",
+    "weasyprint",
+    "pyhanko",
+    "sqlalchemy",
+)
 
 PROTOCOLS: dict[Goal, type] = {
     Goal.MEMBERSHIP: MembershipAttack,

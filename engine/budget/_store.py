@@ -121,7 +121,8 @@ def _url(place: str) -> sa.URL:
             raise InputError.of(f"budget store {_without_secrets(place)!r}: this is no URL", _HINT)
         return sa.URL.create("sqlite", database=place)
     try:
-        return sa.make_url(place)
+        url = sa.make_url(place)
+        return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
     except (sa.exc.SQLAlchemyError, ValueError):
         raise InputError.of(f"budget store {_without_secrets(place)!r}: this is no URL", _HINT) from None
 
