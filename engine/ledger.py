@@ -245,6 +245,11 @@ class Ledger:
         return not any(isinstance(event, NonPrivate) for event in self.events)
 
     @property
+    def knows_persons(self) -> bool:
+        """Whether it says how many records a person has at most."""
+        return self.unit is Unit.PERSON or self.largest_group > 1
+
+    @property
     def proves(self) -> bool:
         """Whether midguard wrote it; any other ledger is somebody's claim, however detailed."""
         return self.written_by.startswith(WRITER)

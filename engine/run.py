@@ -642,9 +642,10 @@ def proof(bench: Bench, requirement: Requirement) -> Measurement | None:
     ledger, measure = held.ledger, requirement.measure
     if ledger is None or not ledger.proves or not ledger.private or not isinstance(measure, Provable):
         return None
-    grouped = members is not None and members.persons is not None and ledger.unit is not Unit.PERSON
-    if grouped or (held.audit is not None and held.audit.refuted):
+    grouped = members is not None and members.persons is not None
+    if (grouped and not ledger.knows_persons) or (held.audit is not None and held.audit.refuted):
         return None
+    ledger = replace(ledger, unit=Unit.PERSON if ledger.knows_persons else Unit.RECORD)
     name = storage.key({"proof": repr(ledger), "measure": f"{requirement.measure_name} {measure!r}"})
     kept = None if bench.fresh else bench.store.get(name)
     if kept is not None:

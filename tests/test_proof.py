@@ -124,8 +124,20 @@ OF_PERSONS = dataclasses.replace(OWN, unit=Unit.PERSON, largest_group=3)
         (Account(dataclasses.replace(OWN, events=(QUIET, NonPrivate("looked"))), None), False, Status.INCONCLUSIVE),
         (Account(OWN, None), True, Status.INCONCLUSIVE),  # the ledger is of records, the attack told persons apart
         (Account(OF_PERSONS, None), True, Status.PASS),
+        (Account(dataclasses.replace(OF_PERSONS, unit=Unit.RECORD), None), True, Status.PASS),
     ],
-    ids=["own", "audited", "refuted", "none", "claim", "declared", "not private", "records of persons", "persons"],
+    ids=[
+        "own",
+        "audited",
+        "refuted",
+        "none",
+        "claim",
+        "declared",
+        "not private",
+        "records of persons",
+        "persons",
+        "persons known",
+    ],
 )
 def test_only_a_ledger_of_midguards_own_counts(account: Account, persons: bool, status: Status, tmp_path: Path) -> None:
     at = bench(account, tmp_path, persons, limit=0.5)

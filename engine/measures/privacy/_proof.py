@@ -65,7 +65,7 @@ def ledger_of(account: Account, terms: Terms) -> Ledger:
     ledger = account.ledger
     if ledger is None or (not ledger.proves and terms.basis == Basis.PROVED):
         raise NotMeasurable(missing(ledger, account.claim))
-    if terms.unit == Unit.PERSON and ledger.unit is not Unit.PERSON:
+    if terms.unit == Unit.PERSON and not ledger.knows_persons:
         raise NotMeasurable(
             "the ledger counts single records and does not say how many of them are of one person: train on records "
             "whose persons are named (spec.data.persons), or ask for unit: record"
