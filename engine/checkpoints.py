@@ -71,12 +71,14 @@ class Identity:
         data: Digest of the members' content.
         records: How many they are.
         given: Digests of public records and initial weights, one string.
+        largest_group: The most records of one person.
     """
 
     recipe: str
     data: str
     records: int
     given: str = ""
+    largest_group: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,14 @@ class Unfinished:
     def owes(self) -> bool:
         """Whether records may have been touched, by this training or by one that was given up, or are reserved for."""
         return _owes(self.folder)
+
+    @property
+    def given_up(self) -> str:
+        """What stays in the ledger of trainings that were given up, in words; empty where there were none."""
+        if not self.abandoned:
+            return ""
+        steps = _steps(self.abandoned)
+        return f"the ledger keeps what was given up: {f'{steps} private steps' if steps else 'plain training'}"
 
     @property
     def state(self) -> State | None:
@@ -306,8 +316,15 @@ def _ledger(events: tuple[Event, ...], identity: Identity, resumed: int) -> Ledg
     """A ledger of no model."""
     from .. import __version__
 
-    written_by = f"{WRITER}{__version__}"
-    return Ledger(events, identity.records, identity.data, NO_MODEL, written_by=written_by, resumed=resumed)
+    return Ledger(
+        events=events,
+        records=identity.records,
+        data=identity.data,
+        model=NO_MODEL,
+        written_by=f"{WRITER}{__version__}",
+        largest_group=identity.largest_group,
+        resumed=resumed,
+    )
 
 
 def _read_ledger(path: Path) -> Ledger | None:

@@ -174,6 +174,7 @@ def _ledger(folder: Path, dealt: Dealt, trained: Trained, audit: Audit | None) -
         data=content_digest(dealt.members),
         model=_sha256(folder / MODEL),
         written_by=_writer(),
+        largest_group=dealt.largest_group,
         resumed=trained.resumed,
     )
 

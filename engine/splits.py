@@ -31,6 +31,13 @@ class Dealt:
         """Those of the three that there are, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
+    @property
+    def largest_group(self) -> int:
+        """The most members of one person; 1 where records do not say whose they are."""
+        if self.members.persons is None:
+            return 1
+        return int(np.unique(self.members.persons, return_counts=True)[1].max())
+
 
 def deal(choice: DataChoice, task: Task) -> Dealt:
     """Read the records, replace a share of the labels, and deal them out: the same for the same choice.

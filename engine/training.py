@@ -78,6 +78,7 @@ def train(
             _refuse_uncharged(kept, out)
         else:
             kept.charge = Charge(charged, dataset, kept.folder)
+        say(kept.given_up, tell)
         trained = _trained(chosen, dealt, kept, progress, tell, watching)
         with replaced(out) as folder:
             write_training(folder, chosen, dealt, trained, watching)
@@ -117,7 +118,8 @@ def _identity(recipe: Recipe, dealt: Dealt, audit: Audit | None) -> Identity:
     if recipe.initial is not None:
         refuse_own_data(recipe.initial, data)
         given.append(hashlib.sha256(recipe.initial.file.read_bytes()).hexdigest())
-    return Identity(hashlib.sha256(recipe.text.encode("utf-8")).hexdigest(), data, len(dealt.members), " ".join(given))
+    text = hashlib.sha256(recipe.text.encode("utf-8")).hexdigest()
+    return Identity(text, data, len(dealt.members), " ".join(given), dealt.largest_group)
 
 
 def _trained(

@@ -342,18 +342,31 @@ def test_other_records_do_not_go_on(recipe: Callable[..., Path], tmp_path: Path)
         train(path, tmp_path / "out")
 
 
+def test_the_ledgers_say_how_many_records_one_person_has(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((400, 1, 8, 8), dtype=np.float32), rng.integers(0, 10, 400)
+    np.savez(tmp_path / "a.npz", x=x, y=y, person=np.repeat(np.arange(100), 4))
+    path = recipe("source: builtin:digits", "source: {file: a.npz}")
+    interrupted(path, tmp_path)
+    assert read_ledger(folder_of(tmp_path) / "ledger.json").largest_group == 4
+    assert read_ledger(train(path, tmp_path / "out").parent / "ledger.json").largest_group == 4
+
+
 def test_starting_over_keeps_what_was_spent(recipe: Callable[..., Path], tmp_path: Path) -> None:
     interrupted(recipe(), tmp_path)
     first = read_ledger(folder_of(tmp_path) / "ledger.json").events
     with pytest.raises(StoppedError):
         train(recipe("lr: 0.5", "lr: 0.4"), tmp_path / "out", stop_after(3), fresh=True)
     second = read_ledger(folder_of(tmp_path) / "ledger.json").events
-    model = train(recipe("noise_multiplier: 1.1", "noise_multiplier: 2.0"), tmp_path / "out", fresh=True)
+    told: list[str] = []
+    path = recipe("noise_multiplier: 1.1", "noise_multiplier: 2.0")
+    model = train(path, tmp_path / "out", fresh=True, tell=told.append)
     ledger = read_ledger(model.parent / "ledger.json")
     assert ledger.events[:2] == first + second
     assert isinstance(ledger.events[2], SampledGaussian)
     assert ledger.events[2].noise_multiplier == 2.0
     assert (len(ledger.events), ledger.resumed) == (3, 0)
+    assert told == [f"the ledger keeps what was given up: {sum(steps_of(first + second))} private steps"]
     assert not folder_of(tmp_path).exists()
 
 
@@ -399,8 +412,10 @@ def test_a_plain_training_that_diverged_leaves_nothing(recipe: Callable[..., Pat
 
 
 def test_a_private_training_that_diverged_is_spent(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe("lr: 0.5", "lr: 1.0e+38")
+    path.write_text(path.read_text().replace("noise_multiplier: 1.1", "noise_multiplier: 1000"))
     with pytest.raises(MidguardError, match="diverged"):
-        train(recipe("lr: 0.5", "lr: 1.0e+38"), tmp_path / "out")
+        train(path, tmp_path / "out")
     assert steps_of(read_ledger(train(recipe(), tmp_path / "out", fresh=True).parent / "ledger.json").events)[0] > 0
 
 
