@@ -16,6 +16,7 @@ from midguard.engine.architectures import Architecture, architecture_schema, cho
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.document import read
 from midguard.engine.errors import InputError
@@ -128,6 +129,21 @@ def test_flat_records_are_read_by_mlp_and_linear_only() -> None:
             architecture.build((2, 8, 8), 30)
 
 
+def test_the_mnist_network_is_that_of_opacus_example() -> None:
+    """26,010 parameters, as Opacus' example counts them; other images and classes change the dense layers alone."""
+    module = built(MnistCnn(), (1, 28, 28), 10)
+    assert sum(p.numel() for p in module.parameters()) == 26_010
+    assert [tuple(p.shape) for p in module.parameters()][::2] == [(16, 1, 8, 8), (32, 16, 4, 4), (32, 512), (10, 32)]
+    assert sum(isinstance(part, nn.Tanh) for part in built(MnistCnn("tanh"), (1, 28, 28)).modules()) == 3
+    for shape in ((1, 14, 15), (3, 32, 32), (3, 61, 14)):
+        assert built(MnistCnn(), shape)(torch.rand(2, *shape)).shape == (2, 4)
+    for shape in ((1, 13, 28), (1, 28, 13)):
+        with pytest.raises(ValueError, match="side of 13"):
+            MnistCnn().build(shape, 10)
+    with pytest.raises(ValueError, match="use mlp or linear"):
+        MnistCnn().build((784,), 10)
+
+
 def test_parameters_do_what_they_say() -> None:
     module = built(Mlp(hidden=(7, 5), dropout=0.3), (1, 8, 8))
     assert [p.shape[0] for n, p in module.named_parameters() if n.endswith("weight")] == [7, 5, 4]
@@ -151,6 +167,7 @@ def test_parameters_do_what_they_say() -> None:
         (lambda: Cnn(channels=(16, -1)), "channels"),
         (lambda: Cnn(hidden=(0,)), "hidden"),
         (lambda: Resnet8(width=0), "width"),
+        (lambda: MnistCnn("gelu"), "gelu"),  # type: ignore[arg-type]
         (lambda: Resnet8(dropout=-0.1), "dropout"),
     ],
 )
@@ -169,7 +186,7 @@ def test_a_mapping_becomes_an_architecture(tmp_path: Path) -> None:
     ("text", "place", "said"),
     [
         ("{name: cnm}", "2:24", "did you mean 'cnn'?"),
-        ("{name: transformer9000xyz}", "2:24", "known are cnn, linear, mlp, resnet8"),
+        ("{name: transformer9000xyz}", "2:24", "known are cnn, linear, mlp, mnist_cnn, resnet8"),
         ("{name: [cnn]}", "2:24", "unknown architecture"),
         ("{hidden: [3]}", "2:17", "needs a 'name'"),
         ("mlp", "2:17", "expected an architecture"),

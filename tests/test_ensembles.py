@@ -16,6 +16,7 @@ from midguard.engine import registry
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.defenses import _run
 from midguard.engine.defenses.dp_sgd import DpSgd
@@ -57,6 +58,8 @@ PLAIN: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
         {"optimizer": OptimizerChoice("sgd", 0.01, 0.5, 0.01), "epochs": 2, "batch_size": 12},
     ),
     "resnet8, dropout": (Resnet8(2, "none", 0.2), IMAGE, {"optimizer": OptimizerChoice("sgd", 0.01), "epochs": 1}),
+    "mnist_cnn": (MnistCnn(), (1, 16, 15), {"optimizer": OptimizerChoice("sgd", 0.05, 0.9, 0.01)}),
+    "mnist_cnn, tanh": (MnistCnn("tanh"), (3, 15, 18), {"optimizer": OptimizerChoice("adam", 0.01)}),
     "mlp": (Mlp((6,)), ROW, {"optimizer": OptimizerChoice("adamw", 0.01, weight_decay=0.1)}),
     "mlp, dropout": (Mlp((6, 5), "tanh", 0.3), ROW, {"augmentation": Augmentation(noise=0.1)}),
     "linear": (Linear(), IMAGE, {"augmentation": EVERY_KIND}),
@@ -75,6 +78,7 @@ DP: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
         IMAGE,
         {"optimizer": OptimizerChoice("sgd", 0.1, 0.0, 0.1), "epochs": 1},
     ),
+    "mnist_cnn": (MnistCnn("tanh"), (1, 16, 15), {}),
     "mlp": (Mlp((6,), dropout=0.2), ROW, {}),
     "linear": (Linear(), ROW, {"optimizer": OptimizerChoice("adamw", 0.01)}),
     "adaptive": (Mlp((6,)), ROW, {"defense": dataclasses.replace(PRIVATE, clipping="adaptive")}),

@@ -28,6 +28,7 @@ from midguard.engine import machine, registry, store
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.ensembles._layers import layers
@@ -348,6 +349,7 @@ from midguard.engine import machine, store
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.linear import Linear
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.recipe import OptimizerChoice, Recipe
@@ -379,6 +381,7 @@ def test_what_is_there_and_what_more_would_cost_needs_no_torch(filled: Path, tmp
 
 def networks() -> Iterator[Any]:
     """Every known architecture, each of its choices in turn."""
+    yield from (MnistCnn(), MnistCnn("tanh"))
     yield from (Linear(), Mlp(()), Mlp((5,), dropout=0.1), Mlp((5, 7), activation="tanh"))
     for norm, dropout in itertools.product(("none", "group"), (0.0, 0.2)):
         more: dict[str, Any] = {"norm": norm, "dropout": dropout}
@@ -389,6 +392,10 @@ def networks() -> Iterator[Any]:
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 40), (3, 5, 7), (1, 1, 33), (3, 2, 2), (1, 17, 16)])
 def test_sizes_counted_without_torch_are_those_of_the_built_network(shape: tuple[int, ...]) -> None:
     for network in networks():
+        if isinstance(network, MnistCnn) and min(shape[1:]) < 14:
+            with pytest.raises(ValueError, match="14×14"):
+                layers(network, shape, 3)
+            continue
         counted = layers(network, shape, 3)
         assert counted is not None, f"{network}: nobody counts it"
         assert Footprint(counted.parameters, counted.activations, counted.patches) == built(network, shape, 3)
@@ -731,6 +738,7 @@ from joblib.externals.loky import get_reusable_executor
 from midguard.engine import store
 from midguard.engine.architectures.cnn import Cnn
 from midguard.engine.architectures.mlp import Mlp
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.recipe import Recipe
 from midguard.engine.reference import _layout, complementary, train_references

@@ -11,6 +11,7 @@ from ..architectures._check import image
 from ..architectures.cnn import _GRID, Cnn
 from ..architectures.linear import Linear
 from ..architectures.mlp import Mlp
+from ..architectures.mnist_cnn import MnistCnn
 from ..architectures.resnet8 import Resnet8
 
 
@@ -62,6 +63,14 @@ class Layers:
         self.patches += prod(self.shape[1:]) * seen
         self.same()
 
+    def window(self, channels: int, kernel: int, stride: int, padding: int = 0) -> None:
+        """A convolution whose windows all lie within the padded image."""
+        depth, height, width = self.shape
+        self.parameters += channels * (depth * kernel**2 + 1)
+        self.shape = (channels, *((side + 2 * padding - kernel) // stride + 1 for side in (height, width)))
+        self.same()
+        self.patches += prod(self.shape[1:]) * depth * kernel**2
+
 
 def layers(architecture: object, shape: tuple[int, ...], classes: int) -> Layers | None:
     """Those of a network over such records; `None` for an architecture that is not known here."""
@@ -103,6 +112,19 @@ def _cnn(cnn: Cnn, found: Layers) -> None:
         found.same(1 + bool(cnn.dropout))
 
 
+def _mnist_cnn(_: MnistCnn, found: Layers) -> None:
+    size = image("mnist_cnn", found.shape)
+    for side in (size.height, size.width):
+        MnistCnn.side(side)
+    for channels, kernel, padding in ((16, 8, 3), (32, 4, 0)):
+        found.window(channels, kernel, stride=2, padding=padding)
+        found.same()
+        found.averaged(*(side - 1 for side in found.shape[1:]))
+    found.same()
+    found.dense(32)
+    found.same()
+
+
 def _resnet8(resnet: Resnet8, found: Layers) -> None:
     image("resnet8", found.shape)
     normed = resnet.norm == "group"
@@ -132,4 +154,10 @@ def _block(found: Layers, channels: int, stride: int, normed: bool) -> None:
     found.convolution(channels, kernel=1, stride=stride)
 
 
-_KNOWN: Mapping[type, Callable[[Any, Layers], None]] = {Cnn: _cnn, Linear: _linear, Mlp: _mlp, Resnet8: _resnet8}
+_KNOWN: Mapping[type, Callable[[Any, Layers], None]] = {
+    Cnn: _cnn,
+    Linear: _linear,
+    Mlp: _mlp,
+    MnistCnn: _mnist_cnn,
+    Resnet8: _resnet8,
+}

@@ -18,6 +18,7 @@ from ..gradients._layout import channels_last
 from ._memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from ..gradients._chain import Chain
     from ..recipe import Recipe
     from ..target import Records
     from ._protocol import Part, Weights
@@ -84,6 +85,28 @@ class PlainSteps:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
+
+
+class ChainSteps(PlainSteps):
+    """The same steps of a plain row of layers, whose gradients are written out.
+
+    Args:
+        work: What is trained.
+        chain: Of its module.
+    """
+
+    def __init__(self, work: Work, chain: Chain) -> None:
+        super().__init__(work, work.module)
+        self._chain, self._parameters = chain, list(work.module.parameters())
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """One step down the mean cross-entropy of the batch."""
+        loss, gradients = self._chain.gradients(x, y)
+        for p, gradient in zip(self._parameters, gradients, strict=True):
+            # A fused optimiser takes both as they lie in memory, whatever their strides say.
+            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+        self.optimizer.step()
+        return loss
 
 
 def one_by_one(

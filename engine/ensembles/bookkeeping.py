@@ -24,12 +24,13 @@ class BookKeeping:
         from ..architectures.cnn import Cnn
         from ..architectures.linear import Linear
         from ..architectures.mlp import Mlp
+        from ..architectures.mnist_cnn import MnistCnn
         from ..architectures.resnet8 import Resnet8
         from ..defenses.dp_sgd import DpSgd
 
         if not isinstance(recipe.defense, DpSgd):
             return "it trains by dp_sgd only"
-        if not isinstance(recipe.architecture, Cnn | Linear | Mlp | Resnet8):
+        if not isinstance(recipe.architecture, Cnn | Linear | Mlp | MnistCnn | Resnet8):
             return f"it does not know the layers of {type(recipe.architecture).__name__.lower()}"
         return ""
 

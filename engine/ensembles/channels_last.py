@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChannelsLast:
-    """Trains one model after the other with the channels of images last in memory and each pooling before its ReLU."""
+    """Trains one model after the other, channels of images last in memory, plain rows of layers without autograd."""
 
     source: ClassVar[str] = "Georganas et al. 2018, arXiv 1808.05567"
 
@@ -42,8 +42,10 @@ def _start(work: Work) -> Steps:
     """Steps of a training without a mechanism."""
     import torch
 
+    from ..gradients._chain import Chain
     from ..gradients._layout import pooled_first
-    from ._one import PlainSteps
+    from ._one import ChainSteps, PlainSteps
 
     module = work.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's overloads
-    return PlainSteps(work, pooled_first(module))
+    chain = Chain.of(module)
+    return PlainSteps(work, pooled_first(module)) if chain is None else ChainSteps(work, chain)
