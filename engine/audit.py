@@ -300,8 +300,8 @@ class Audit:
         )
 
     def _result(self, name: str, observer: Observer, claimed: Claimed, module: torch.nn.Module) -> EvidenceResult:
-        found = self._tried(name, lambda: observer.found(claimed, module))
-        if found is None or name in self._stopped:
+        found = None if name in self._stopped else self._tried(name, lambda: observer.found(claimed, module))
+        if found is None:
             return _open(name, f"the test stopped: {self._stopped.get(name, 'it came to nothing')}")
         if math.isnan(found.p) or math.isnan(found.statistic):
             return _open(name, f"it came to no number: {found.detail}")

@@ -71,9 +71,10 @@ class BrokenNoise:
     noise: Any
     batch: int = 0
 
-    def add(self, sums: torch.Tensor, clipping_norm: float, out: torch.Tensor) -> None:
-        self.noise.add(sums, clipping_norm, out)
-        out.copy_(sums + self.changed(out - sums))
+    def add(self, sums: torch.Tensor, clipping_norm: float) -> None:
+        before = sums.clone()
+        self.noise.add(sums, clipping_norm)
+        sums.copy_(before + self.changed(sums - before))
 
     def changed(self, noise: torch.Tensor) -> torch.Tensor:
         raise AssertionError("each break says how")
