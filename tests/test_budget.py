@@ -38,8 +38,10 @@ from midguard.engine.ledger import (
     Adjacency,
     Ledger,
     NonPrivate,
+    Repetitions,
     SampledGaussian,
     Sampler,
+    Tuned,
     Unit,
 )
 from midguard.engine.measurement import Basis
@@ -614,8 +616,8 @@ def test_ten_identical_runs_compose_to_the_published_number() -> None:
     measure, runs = CumulativeEpsilon(delta=1e-5), tuple(ledger(k) for k in range(10))
     one = measure.measure(Account(runs[0], None, runs[:1]), 0.0)
     ten = measure.measure(Account(runs[0], None, runs), 0.0)
-    assert pld(one) == pytest.approx(2.382, abs=0.002)
-    assert pld(ten) == pytest.approx(8.92, abs=0.005)
+    assert one.value == pld(one) == pytest.approx(2.382, abs=0.002)
+    assert ten.value == pld(ten) == pytest.approx(8.92, abs=0.005)
     assert ten.basis is Basis.PROVED
     assert one.value == Epsilon(delta=1e-5).measure(Account(runs[0], None), 0.0).value
 
@@ -645,6 +647,17 @@ def test_runs_without_amplification_are_not_merged_into_fewer_passes() -> None:
     assert [e.steps for e in composed([ledger(1, half), ledger(2, half)]).events] == [50, 50]
     amplified = dataclasses.replace(half, sampler=Sampler.POISSON, evidence=ENGINE_SAMPLER)
     assert [e.steps for e in composed([ledger(1, amplified), ledger(2, amplified)]).events] == [100]
+
+
+def test_searches_and_runs_compose() -> None:
+    """Never less than the costliest of them, and than what all of them cost if each search had been one run."""
+    tuned = Tuned(STANDARD, Repetitions.TRUNCATED_NEGATIVE_BINOMIAL, eta=1.0, gamma=0.5)
+    runs = (ledger(1), ledger(2, tuned), ledger(3, tuned))
+    plain = (ledger(1), ledger(2), ledger(3))
+    together, bare = (CumulativeEpsilon(delta=1e-5).measure(Account(r[0], None, r), 0.0) for r in (runs, plain))
+    alone = Epsilon(delta=1e-5).measure(Account(runs[1], None), 0.0)
+    assert together.value > max(alone.value, bare.value)
+    assert together.value < 3 * alone.value
 
 
 def test_more_releases_than_can_be_accounted_are_an_error() -> None:
@@ -741,6 +754,8 @@ def train(recipe: Path, out: Path, *arguments: Any, **named: Any) -> None:
     training.train(recipe, out, *arguments, **named)
 
 
+PARTS = """source: {builtin: digits, rows: [0, 1200]}
+    public: {builtin: digits, rows: [1200, 1797]}"""
 ALL = "id: all, measure: privacy.cumulative_epsilon, at: {delta: 1.0e-5}"
 
 
@@ -911,6 +926,31 @@ def test_a_training_that_is_started_over_is_reserved_for_with_what_it_spent(reci
     assert 0 < spent.steps < STEPS == planned_now.steps
     assert done.released.events == second.released.events
     assert len(open_budget(place).spending(done.data).counted) == 1
+
+
+def test_a_search_is_reserved_for_before_its_first_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midguard.engine import training
+
+    text = recipe.read_text().replace("source: builtin:digits", PARTS).replace("epochs: 4", "epochs: 1")
+    searching = tmp_path / "search.yaml"
+    searching.write_text(text + "  search: {learning_rates: [0.1, 0.5], eta: 1, gamma: 0.9}\n")
+    place, run, before = str(tmp_path / "budget.db"), training.fit, []
+    new_budget(place)
+
+    def seen(*arguments: Any, **named: Any) -> Any:
+        before.append([entry.released.events for entry in open_budget(place).chain().entries])
+        return run(*arguments, **named)
+
+    monkeypatch.setattr(training, "fit", seen)
+    train(searching, tmp_path / "out", budget=place)
+    reserved, done = open_budget(place).chain().entries
+    assert (reserved.kind, done.kind, done.settles) == ("reserved", "settled", 1)
+    assert isinstance(reserved.released.events[0], Tuned)
+    assert reserved.released.events == done.released.events
+    assert before
+    assert all(found == [reserved.released.events] for found in before)  # the same whichever run it was
 
 
 def test_nothing_is_released_that_cannot_be_settled(
