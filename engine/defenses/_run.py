@@ -100,6 +100,8 @@ class DpSgdRun:
         self._drawn = None
         self._steps += 1  # before the step: one that fails half-way has touched the records
         self._gradient.flat.zero_()
+        for p in self._parameters:
+            p.grad = None  # it was the sum itself: a backward pass would add its gradients to that, and unclipped
         batch = add_in_pieces(self._sums, x, y, self._norm, self._gradient.parts, self._most)
         self._release_sum(sample)
         self._adapt(batch)
