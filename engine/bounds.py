@@ -275,7 +275,8 @@ def _mirrored(hull: list[tuple[float, float]]) -> _Corners:
         if diagonal <= meeting:
             break
     x, y = np.asarray(fpr), np.minimum(1.0, np.asarray(tpr))
-    return _Corners(np.concatenate([x, 1 - y[::-1], [1.0]]), np.concatenate([y, 1 - x[::-1], [1.0]]))
+    # The last corner lies on the diagonal and is its own image: 1 less a share below 1e-16 would move it.
+    return _Corners(np.concatenate([x, 1 - y[-2::-1], [1.0]]), np.concatenate([y, 1 - x[-2::-1], [1.0]]))
 
 
 @lru_cache(maxsize=16)
@@ -306,7 +307,7 @@ def _computed(ledger: Ledger) -> TradeOff:
 
 def _of_divergences(ledger: Ledger) -> TradeOff:
     """From Rényi divergences, which bound δ at every ε (Canonne et al. 2020, arXiv 2004.00010, prop. 12)."""
-    from dp_accounting.rdp import compute_delta
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_delta
 
     from .accountants._renyi import ORDERS, epsilon_at
     from .accountants._selection import divergences_of
