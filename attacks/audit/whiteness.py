@@ -83,7 +83,7 @@ class _White(Observer):
             (noised.detach().flatten()[where].double() - total.detach().flatten()[where].double()).numpy()
             for noised, total, where in zip(seen.noised, seen.sums, self._where, strict=True)
         ]
-        self._noise.append(np.concatenate(parts))
+        self._noise.append(np.concatenate(parts) / seen.clipping_norm)  # which may follow the gradients' norms
 
     def found(self, claimed: Claimed, module: torch.nn.Module) -> Found:
         """The largest correlation of any two steps and of any two coordinates, and the mean one of neighbours."""
