@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import opacus
 import pytest
+from opacus.accountants.analysis.rdp import compute_rdp
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from midguard.engine import registry
 from midguard.engine.accountants import Bound, Run, account, epsilon_so_far, noise_for
 from midguard.engine.accountants import _account as agreement
+from midguard.engine.accountants._pairs import Steps, merged
+from midguard.engine.accountants._renyi import _by_quadrature
+from midguard.engine.accountants._variables import epsilon_of as variables
 from midguard.engine.accountants.pld import Pld
 from midguard.engine.accountants.prv import Prv
+from midguard.engine.accountants.rdp import Rdp
+from midguard.engine.accountants.selection import Selection
 from midguard.engine.errors import AccountingError, Exit, InputError, NotMeasurable
 from midguard.engine.ledger import (
     ENGINE_SAMPLER,
     Account,
+    Adjacency,
     Claim,
+    Event,
     Ledger,
     NonPrivate,
+    Repetitions,
     SampledGaussian,
     Sampler,
+    Tuned,
+    Unit,
 )
 from midguard.engine.measure import Measure, Reads
 from midguard.engine.measurement import Basis
@@ -37,12 +51,12 @@ def gaussian(noise: float, q: float = 1.0, steps: int = 1) -> SampledGaussian:
     return SampledGaussian(q, noise, steps, 1.0, Sampler.POISSON, ENGINE_SAMPLER)
 
 
-def ledger(*events: SampledGaussian | NonPrivate, records: int = 600, written_by: str = "midguard 0.1.0") -> Ledger:
+def ledger(*events: Event, records: int = 600, written_by: str = "midguard 0.1.0") -> Ledger:
     return Ledger(events=events, records=records, data="", model="", written_by=written_by)
 
 
 #: n = 60,000, batches of 256, 60 epochs, noise 1.1.
-STANDARD = ledger(gaussian(1.1, 256 / 60000, 14063), records=60000)
+STANDARD = ledger(gaussian(1.1, 256 / 60000, 14062), records=60000)
 
 
 def analytic_epsilon(noise: float, steps: int, delta: float) -> float:
@@ -53,6 +67,12 @@ def analytic_epsilon(noise: float, steps: int, delta: float) -> float:
         return float(norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - delta)
 
     return float(brentq(excess, 0, 500, xtol=1e-10)) if excess(0) > 0 else 0.0
+
+
+def test_accountants_say_nothing_of_what_they_have_no_theory_for() -> None:
+    best = ledger(poisson(3.0))
+    assert (Pld().epsilon(best, DELTA), Prv().epsilon(best, DELTA)) == (None, None)
+    assert Selection().epsilon(STANDARD, DELTA) is None
 
 
 def renyi_epsilon(event: SampledGaussian, delta: float) -> float:
@@ -113,6 +133,15 @@ def test_events_compose() -> None:
     assert halves == pytest.approx(first, abs=2e-3)
 
 
+def test_equal_steps_are_counted_together_and_plain_ones_are_one() -> None:
+    sampled, other = Steps(1.5, 0.1, 40, 1, replaced=False), Steps(1.5, 0.1, 60, 1, replaced=False)
+    plain = [Steps(3.0, 1.0, 4, 1, replaced=False), Steps(6.0, 1.0, 5, 1, replaced=False)]
+    both = merged([sampled, plain[0], other, plain[1]])
+    assert both[0] == dataclasses.replace(sampled, count=100)
+    assert (len(both), both[1].count) == (2, 1)
+    assert both[1].mu == pytest.approx(math.sqrt(4 / 9 + 5 / 36))
+
+
 def test_without_a_mechanism_the_cost_is_infinite() -> None:
     accounting = account(ledger(gaussian(1000.0), NonPrivate("trained without a mechanism")), DELTA)
     assert math.isinf(accounting.epsilon)
@@ -138,14 +167,195 @@ def test_a_single_step_has_a_curve_of_one_point() -> None:
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])
 def test_an_impossible_delta_is_an_error(delta: float) -> None:
-    for accountant in (Pld(), Prv()):
+    for accountant in (Pld(), Prv(), Rdp()):
         with pytest.raises(AccountingError, match="delta"):
             accountant.epsilon(ledger(gaussian(1.0)), delta)
+    with pytest.raises(AccountingError, match="delta"):
+        Selection().epsilon(ledger(poisson(3.0)), delta)
 
 
 def test_noise_that_is_too_small_to_account_for_is_an_error() -> None:
     with pytest.raises(AccountingError, match="prv: no bound"):
         Prv().epsilon(ledger(gaussian(0.05, 0.1, 10)), DELTA)
+
+
+# --- other samplers, neighbours and units ----------------------------------------------------------------------------
+
+
+def bare(event: SampledGaussian, sampler: Sampler = Sampler.SHUFFLED) -> SampledGaussian:
+    """The same steps, and nothing that shows how records were chosen."""
+    return dataclasses.replace(event, sampler=sampler, evidence="")
+
+
+def shuffled_at_least(noise: float, steps: int, delta: float) -> float:
+    """A lower bound on ε of one shuffled epoch (Chua et al. 2024, arXiv 2403.17673): some batch has a sum above C."""
+    c = np.linspace(-2, 12, 4001)
+    log_others = (steps - 1) * norm.logcdf(c / noise)
+    with_it = -np.expm1(log_others + norm.logcdf((c - 2) / noise))
+    without = -np.expm1(log_others + norm.logcdf((c - 1) / noise))
+    seen = (with_it > delta) & (without > 0)
+    return float(np.log((with_it[seen] - delta) / without[seen]).max())
+
+
+@pytest.mark.parametrize(
+    ("noise", "steps", "poisson", "at_least", "at_most"),
+    [
+        (0.5, 1000, 3.24, 10.0, 10.0),
+        (0.7, 1000, 0.609, 6.53, 6.65),
+        (0.8, 234, 0.890, 5.55, 5.68),
+        (1.1, 234, 0.307, 2.98, 3.92),
+        (2.0, 234, 0.115, 0.247, 1.99),
+    ],
+)
+def test_shuffled_batches_cost_what_no_sampling_costs(
+    noise: float, steps: int, poisson: float, at_least: float, at_most: float
+) -> None:
+    """One epoch: the number for Poisson samples lies below what an attack on shuffled batches reaches."""
+    event = gaussian(noise, 1 / steps, steps)
+    assert account(ledger(event), DELTA, curve=False).epsilon == pytest.approx(poisson, rel=6e-3)
+    assert shuffled_at_least(noise, steps, DELTA) == pytest.approx(at_least, rel=5e-3)
+    for sampler in (Sampler.SHUFFLED, Sampler.UNKNOWN, Sampler.POISSON):
+        found = account(ledger(bare(event, sampler)), DELTA, curve=False).epsilon
+        assert found == pytest.approx(analytic_epsilon(noise, 1, DELTA), abs=1e-3)
+        assert found == pytest.approx(at_most, rel=5e-3)
+        assert found >= shuffled_at_least(noise, steps, DELTA)
+
+
+def test_the_standard_setting_shuffled_and_with_a_record_replaced() -> None:
+    shuffled = account(ledger(bare(STANDARD.events[0])), DELTA, curve=False)  # type: ignore[arg-type]
+    assert shuffled.epsilon == pytest.approx(54.05, abs=0.01)
+    assert shuffled.epsilon == pytest.approx(analytic_epsilon(1.1, 60, DELTA), abs=2e-3)
+    replaced = account(dataclasses.replace(STANDARD, adjacency=Adjacency.REPLACE), DELTA, curve=False)
+    said = {bound.name: bound for bound in replaced.bounds}
+    assert replaced.epsilon == pytest.approx(4.2215, abs=2e-3)
+    assert said["prv"].epsilon - said["prv"].error <= replaced.epsilon <= said["prv"].epsilon
+    assert replaced.epsilon < said["rdp"].epsilon < 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"adjacency": Adjacency.REPLACE}, 2),
+        ({"unit": Unit.PERSON, "largest_group": 3}, 3),
+        ({"unit": Unit.PERSON, "largest_group": 3, "adjacency": Adjacency.REPLACE}, 6),
+        ({"unit": Unit.RECORD, "largest_group": 3}, 1),
+    ],
+)
+def test_plain_gaussians_have_a_closed_form_for_every_neighbour(changes: dict[str, Any], factor: int) -> None:
+    """A sum moves by as many clipping norms as the unit has records, twice that where they are replaced."""
+    found = account(dataclasses.replace(ledger(gaussian(9.0, 1.0, 4)), **changes), DELTA, curve=False)
+    assert found.epsilon == pytest.approx(analytic_epsilon(9.0 / factor, 4, DELTA), abs=2e-3)
+
+
+def test_more_records_of_a_person_cost_more_and_never_more_than_all_at_once() -> None:
+    def of(k: int) -> float:
+        person = dataclasses.replace(ledger(gaussian(4.0, 0.1, 20)), unit=Unit.PERSON, largest_group=k)
+        return account(person, DELTA, curve=False).epsilon
+
+    one, two = of(1), of(2)
+    assert one == account(ledger(gaussian(4.0, 0.1, 20)), DELTA, curve=False).epsilon
+    # Two records that are sampled by themselves are never worse than two that both take part as soon as one does.
+    alike = account(ledger(gaussian(4.0 / 2, 1 - 0.9**2, 20)), DELTA, curve=False).epsilon
+    assert one < two <= alike
+
+
+def test_sampled_records_of_a_person_that_are_replaced_are_refused() -> None:
+    both = dataclasses.replace(
+        ledger(gaussian(1.5, 0.1, 40)), unit=Unit.PERSON, largest_group=2, adjacency=Adjacency.REPLACE
+    )
+    with pytest.raises(NotMeasurable, match="add-or-remove-one"):
+        account(both, DELTA)
+
+
+def test_the_variable_that_is_written_out_here_is_opacus_own_where_that_has_one() -> None:
+    steps = (Steps(1.2, 0.05, 100, 1, replaced=False),)
+    accountant = opacus.accountants.PRVAccountant()
+    accountant.history = [(1.2, 0.05, 100)]
+    assert variables(steps, DELTA, 0.01) == pytest.approx(accountant.get_epsilon(DELTA), abs=1e-4)
+
+
+@pytest.mark.parametrize("order", [1.5, 2.0, 8.0, 63.0])
+@pytest.mark.parametrize(("noise", "q"), [(0.6, 0.01), (1.1, 0.2), (4.0, 0.5)])
+def test_divergences_by_quadrature_are_those_of_the_known_formula(noise: float, q: float, order: float) -> None:
+    """Mironov et al. 2019, as Opacus computes it, for one record added or removed; and q = 1 in closed form."""
+    steps = Steps(noise, q, 1, 1, replaced=False)
+    found = max(_by_quadrature(steps, order, removed) for removed in (True, False))
+    assert found == pytest.approx(float(compute_rdp(q=q, noise_multiplier=noise, steps=1, orders=order)), rel=1e-6)
+    whole = Steps(noise, 1.0, 1, 3, replaced=True)
+    assert _by_quadrature(whole, order, removed=True) == pytest.approx(order * 36 / (2 * noise**2), rel=1e-9)
+
+
+@pytest.mark.parametrize("count_noise", [0.5, 5.0, 100.0])
+def test_adaptive_clipping_pays_for_its_count(count_noise: float) -> None:
+    """Without sampling two Gaussian mechanisms side by side are one, in closed form."""
+    event = dataclasses.replace(gaussian(2.0, 1.0, 3), count_noise_multiplier=count_noise)
+    both = math.sqrt(3 / 4 + 3 / count_noise**2)
+    found = account(ledger(event), DELTA, curve=False).epsilon
+    assert found == pytest.approx(analytic_epsilon(1 / both, 1, DELTA), abs=2e-3)
+    assert found > account(ledger(gaussian(2.0, 1.0, 3)), DELTA, curve=False).epsilon
+
+
+# --- several trainings, and the best of many -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("runs", "epsilon"), [(2, 3.50), (10, 8.92)])
+def test_trainings_on_the_same_data_compose(runs: int, epsilon: float) -> None:
+    together = dataclasses.replace(STANDARD, events=STANDARD.events * runs)
+    assert account(together, DELTA, curve=False).epsilon == pytest.approx(epsilon, abs=5e-3)
+
+
+@pytest.mark.calibrate
+@pytest.mark.parametrize(("runs", "epsilon"), [(50, 24.8), (100, 40.1)])
+def test_many_trainings_compose(runs: int, epsilon: float) -> None:
+    together = dataclasses.replace(STANDARD, events=STANDARD.events * runs)
+    assert account(together, DELTA, curve=False).epsilon == pytest.approx(epsilon, abs=0.06)
+
+
+def negative_binomial(eta: float, gamma: float) -> Tuned:
+    return Tuned(STANDARD.events[0], Repetitions.TRUNCATED_NEGATIVE_BINOMIAL, eta=eta, gamma=gamma)  # type: ignore[arg-type]
+
+
+def poisson(mean: float) -> Tuned:
+    return Tuned(STANDARD.events[0], Repetitions.POISSON, mean=mean)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("event", "mean", "epsilon"),
+    [
+        (negative_binomial(0.0, 0.1), 3.9, 3.86),
+        (negative_binomial(0.0, 0.01), 21.5, 4.59),
+        (negative_binomial(1.0, 0.1), 10.0, 5.05),
+        (negative_binomial(1.0, 0.01), 100.0, 6.37),
+        (poisson(3.0), 3.0, 3.28),
+        (poisson(10.0), 10.0, 4.68),
+        (poisson(50.0), 50.0, 11.4),
+    ],
+)
+def test_the_best_of_many_runs_costs_the_published_numbers(event: Tuned, mean: float, epsilon: float) -> None:
+    found = account(ledger(event, records=60000), DELTA)
+    said = {bound.name: bound.epsilon for bound in found.bounds}
+    assert event.expected_runs == pytest.approx(mean, rel=0.01)
+    assert found.record.name == "rdp"
+    assert found.epsilon == pytest.approx(epsilon, rel=3e-3)
+    assert said["rdp"] <= said["selection"] + 1e-6
+    assert (found.low, found.curve) == (0.0, ())
+
+
+def test_a_number_of_runs_that_is_nearly_logarithmic_costs_what_the_logarithmic_one_does() -> None:
+    """The two formulas of its mean meet at η = 0."""
+    near, at = negative_binomial(1e-7, 0.05), negative_binomial(0.0, 0.05)
+    assert near.expected_runs == pytest.approx(at.expected_runs, rel=1e-5)
+    costs = [account(ledger(event), DELTA).epsilon for event in (near, at)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-5)
+
+
+def test_the_best_of_many_runs_composes_with_other_events() -> None:
+    alone = account(ledger(poisson(3.0)), DELTA).epsilon
+    both = account(ledger(poisson(3.0), STANDARD.events[0]), DELTA).epsilon
+    assert alone < both < alone + 2.6
+    assert math.isinf(account(ledger(poisson(3.0), NonPrivate("looked")), DELTA).epsilon)
+    shuffled = dataclasses.replace(poisson(3.0), event=bare(STANDARD.events[0]))  # type: ignore[arg-type]
+    assert account(ledger(shuffled), DELTA).epsilon > 54
 
 
 def test_much_noise_costs_next_to_nothing() -> None:
@@ -181,7 +391,7 @@ def accountants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Lets a test put accountants in the place of the real ones."""
 
     def put(*bounds: Bound) -> None:
-        by_name = {bound.name: _Says(bound) for bound in bounds}
+        by_name = {bound.name: _Says(bound) for bound in sorted(bounds, key=lambda bound: bound.name)}
         monkeypatch.setattr(agreement, "names", lambda _: tuple(by_name))
         monkeypatch.setattr(agreement, "_accountant", by_name.__getitem__)
         agreement._bounds.cache_clear()
@@ -203,8 +413,31 @@ def test_disagreement_beyond_the_stated_errors_is_an_error(accountants: Any, oth
         account(ledger(gaussian(1.0)), DELTA, curve=False)
 
 
+@pytest.mark.parametrize(("epsilon", "agrees"), [(2.0, True), (2.0029, True), (2.0041, False), (math.inf, False)])
+def test_the_number_of_record_is_never_above_a_looser_bound(accountants: Any, epsilon: float, agrees: bool) -> None:
+    accountants(Bound("pld", epsilon, 0.0), Bound("prv", epsilon, 0.02), Bound("rdp", 2.0, 0.0, one_sided=True))
+    if agrees:
+        assert account(ledger(gaussian(1.0)), DELTA, curve=False).epsilon == epsilon
+        return
+    with pytest.raises(AccountingError, match="rdp says"):
+        account(ledger(gaussian(1.0)), DELTA, curve=False)
+
+
+def test_a_looser_bound_may_lie_above(accountants: Any) -> None:
+    accountants(Bound("pld", 2.0, 1e-4), Bound("prv", 2.01, 0.02), Bound("rdp", 9.0, 0.0, one_sided=True))
+    found = account(ledger(gaussian(1.0)), DELTA, curve=False)
+    assert (found.epsilon, found.low) == (2.0, pytest.approx(1.99))
+    assert [bound.name for bound in found.bounds] == ["pld", "prv", "rdp"]
+
+
+def test_only_the_accountants_of_record_give_the_number(accountants: Any) -> None:
+    accountants(Bound("prv", 2.0, 0.02), Bound("selection", 2.0, 0.0, one_sided=True))
+    with pytest.raises(AccountingError, match="no other number counts"):
+        account(ledger(gaussian(1.0)), DELTA, curve=False)
+
+
 def test_one_accountant_is_not_enough(accountants: Any) -> None:
-    accountants(Bound("a", 2.0, 0.02))
+    accountants(Bound("pld", 2.0, 0.02))
     with pytest.raises(AccountingError, match="two independent"):
         account(ledger(gaussian(1.0)), DELTA, curve=False)
 
