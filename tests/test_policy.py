@@ -493,7 +493,8 @@ class TestExplain:
         assert "0.9 of the policy as a whole, 3 requirements together" in told
         assert "is at most 0.1." in told
         assert "1. Budget [dp-budget, critical, line 8]" in told
-        assert "privacy.epsilon (delta 1e-05, unit record, basis proved) at most 8\n" in told
+        assert "privacy.epsilon (delta 1e-05, unit record, basis proved, adjacency add-or-remove-one," in told
+        assert "delta_above_one_in_n False, evidence ledger) at most 8\n" in told
         assert "inversion.distance (metric ssim, quantile 0.5) at least 0.8\n" in told
         assert "the whole interval lies at or below 8\n" in told
         assert "the whole interval lies at or above 0.8\n" in told
