@@ -31,6 +31,7 @@ from midguard.engine.measures.inversion.distance import Distance
 from midguard.engine.measures.membership.advantage import Advantage
 from midguard.engine.measures.membership.auc import Auc
 from midguard.engine.measures.membership.tpr import Tpr
+from midguard.engine.measures.privacy.reconstruction import Reconstruction
 from midguard.engine.plan import Sizes, make_plan
 from midguard.engine.policy import AttackChoice, Direction, Policy, Requirement, Severity
 from midguard.engine.run import Bench
@@ -152,3 +153,23 @@ def test_an_accountant_that_fails_proves_nothing(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Advantage, "proved", broken)
     at = bench(Account(OWN, None), tmp_path)
     assert run.proof(at, at.plan.assignments[0].requirement) is None
+
+
+# --- what needs the auxiliary records as well ------------------------------------------------------------------------
+
+
+def test_a_reconstruction_bound_is_told_the_auxiliary_records(tmp_path: Path) -> None:
+    at, wanted = bench(Account(OWN, None), tmp_path), requirement(measure=Reconstruction(within=0.01))
+    assert "auxiliary" in run.account(at, wanted).missing  # 30 are too few
+    spread = np.random.default_rng(0).random((500, 1)).astype(np.float32)
+    known = Records(spread, np.zeros(500, np.int64))
+    at.records = dataclasses.replace(at.records, auxiliary=known)
+    found = run.account(at, wanted).measurement
+    assert found is not None
+    rate = next(quantity.value for quantity in found.details if quantity.name == "κ")
+    assert 0.2 < rate < 0.5  # a fifth of them are within 0.1 of the best guess
+    assert rate < found.value < 1
+    assert run.account(at, wanted).measurement == found  # from the store
+    other = dataclasses.replace(at.subject, auxiliary=DataFile(None, "other", "9" * 64))
+    at.subject, at.records = other, dataclasses.replace(at.records, auxiliary=None)
+    assert "auxiliary" in run.account(at, wanted).missing  # other records are never taken for these

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ...ledger import Unit
 from ...measure import Reads
 from ...measurement import Measurement, Quantity
 from ...observation import Goal
@@ -12,7 +13,7 @@ from ._proof import Terms, account_of, ledger_of, proof_of
 
 if TYPE_CHECKING:
     from ...bounds import TradeOff
-    from ...ledger import Account, Ledger
+    from ...ledger import Account
     from ...observation import Observation
 
 
@@ -51,16 +52,16 @@ class Distributional:
         """
         from ...bounds import TradeOff
 
-        account = account_of(observation)
-        ledger = ledger_of(account, self._terms())
-        sizes = _sizes(account.ledger or ledger)
+        # Of single records: groups of them are counted by the bound itself.
+        ledger = replace(ledger_of(account_of(observation), self._terms()), unit=Unit.RECORD)
+        sizes = {"record": 1, "person": ledger.largest_group, "all": ledger.records}
         found = proof_of(ledger, self.no_leak(), lambda curve: curve.distributional(sizes[self.over]))
         curve = TradeOff.of_ledger(ledger)
         details = [_said(curve, over, n) for over, n in sizes.items()]
         return replace(found, low=min(found.low, found.value), details=(*found.details, *details))
 
     def _terms(self) -> Terms:
-        """Of single records: groups of them are counted by this bound itself."""
+        """A ledger that does not count persons has no number for them."""
         return Terms("person" if self.over == "person" else "record", "add-or-remove-one", self.basis)
 
     def no_leak(self) -> float:
@@ -70,10 +71,6 @@ class Distributional:
     def worst(self) -> float:
         """1: whatever the population, it shows."""
         return 1.0
-
-
-def _sizes(ledger: Ledger) -> dict[str, int]:
-    return {"record": 1, "person": ledger.largest_group, "all": ledger.records}
 
 
 def _said(curve: TradeOff, over: str, n: int) -> Quantity:
