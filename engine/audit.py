@@ -315,6 +315,8 @@ class Audit:
         mechanisms = [event for event in ledger.events if isinstance(event, SampledGaussian)]
         if len(mechanisms) != 1 or len(ledger.events) != 1:
             raise ValueError("the ledger holds more than the one training that was watched")
+        if self._steps < mechanisms[0].steps:
+            raise ValueError(f"only {self._steps} of the ledger's {mechanisms[0].steps} steps were seen")
 
         def curve(fpr: NDArray[float64]) -> NDArray[float64]:
             allowed = tpr_bound(ledger, fpr)

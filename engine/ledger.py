@@ -299,6 +299,16 @@ class AuditBound:
     guesses: int
     right: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"expected a method's name, found {self.name!r}")
+        if not _is_number(self.epsilon) or not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"expected a number epsilon={self.epsilon!r} >= 0")
+        if self.confidence is not None and not (_is_number(self.confidence) and 0 < self.confidence < 1):
+            raise ValueError(f"expected a number 0 < confidence={self.confidence!r} < 1")
+        if not _is_count(self.guesses) or (self.right is not None and type(self.right) is not int):
+            raise ValueError(f"expected whole numbers, found {self.right!r} of {self.guesses!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceResult:

@@ -326,6 +326,13 @@ def edited(folder: Path) -> None:
     path.write_text(path.read_text().replace('"refuted": false', '"refuted":  false'))
 
 
+def endless(folder: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        next(test for test in document["tests"] if test["bounds"])["bounds"][0]["epsilon"] = None
+
+    rewritten(folder, change)
+
+
 def no_digest(folder: Path) -> None:
     subject = folder / "model.yaml"
     subject.write_text(re.sub(r"(  audit:)(.*\n)+?(?=\S|\Z)", r"\1 {file: audit.json}\n", subject.read_text()))
@@ -342,7 +349,7 @@ def no_ledger(folder: Path) -> None:
 
 TAMPERINGS = [
     cut_audit, other_model, other_ledger, somebody_elses, more_planted, no_tests, a_test_twice, yes_as_a_word,
-    sure_without_a_number, another_field, edited, no_digest, no_file, no_ledger,
+    sure_without_a_number, endless, another_field, edited, no_digest, no_file, no_ledger,
 ]  # fmt: skip
 
 
@@ -427,6 +434,12 @@ def test_a_test_that_stops_or_gives_no_number_is_inconclusive_and_leaves_the_oth
 @pytest.mark.parametrize("events", [(SEEN, SEEN), (NonPrivate("plain"),), (SEEN, NonPrivate("plain"))])
 def test_a_ledger_that_holds_more_than_was_watched_leaves_everything_open(events: tuple[Any, ...]) -> None:
     assert [test.conclusive for test in scored(events, Sure()).tests] == [False]
+
+
+def test_a_mechanism_that_shows_only_a_part_of_its_steps_leaves_everything_open() -> None:
+    (test,) = scored((dataclasses.replace(SEEN, steps=2),), Sure()).tests
+    assert not test.conclusive
+    assert "only 1 of the ledger's 2 steps" in test.detail
 
 
 def test_an_accountant_that_fails_leaves_everything_open(monkeypatch: pytest.MonkeyPatch) -> None:
