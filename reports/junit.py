@@ -57,6 +57,7 @@ def _add_properties(suite: ET.Element, result: Result) -> None:
         "adversary": result.adversary,
         "seed": result.seed,
     } | {f"warning.{i}": warning for i, warning in enumerate(result.warnings, start=1)}
+    values |= {"audit": result.audit} if result.audit else {}
     for name, value in values.items():
         ET.SubElement(properties, "property", {"name": name, "value": value})
 

@@ -32,7 +32,7 @@ def render_markdown(evidence: Mapping[str, object]) -> str:
     reasons = [_reason(row) for row in rows if row.status is not Status.PASS]
     gaps = [f"- not tested: {_escape(str(gap))}" for gap in result.not_tested]
     gaps += [f"- blind, so not counted: {_escape(str(gap))}" for gap in result.blind]
-    gaps += [f"- {_escape(warning)}" for warning in result.warnings]
+    gaps += [f"- {_escape(line)}" for line in (*result.warnings, result.audit) if line]
     notes = _fitting(reasons + gaps, _MOST_BYTES // 3, "notes")
     return "\n".join((head, *table, "", *notes)).rstrip() + "\n"
 

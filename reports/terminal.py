@@ -223,8 +223,9 @@ def _print_gaps(result: Result, page: _Page) -> None:
     for name, gaps in (("not tested", result.not_tested), ("blind, so not counted", result.blind)):
         if gaps:
             page.paragraph(f"{name}: {'; '.join(map(str, gaps))}")
-    for warning in (*result.warnings, *filter(None, [result.audit])):
-        page.paragraph(warning)
+    for line in (*result.warnings, result.audit):
+        if line:
+            page.paragraph(line)
 
 
 def _print_close(result: Result, page: _Page) -> None:

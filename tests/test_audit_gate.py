@@ -223,7 +223,9 @@ def test_an_audit_that_held_is_in_the_evidence_and_the_report(
     assert "Audit of the training" in page
     assert all(test["name"] in page and test["detail"].split(";")[0] in page for test in audit["tests"])
     assert "an estimate, which bounds nothing" in page
-    assert "audit of the training: 6 held" in midguard("check", write_policy(PROOF), watched / "model.pt").out
+    for output in ("table", "markdown", "junit"):
+        ended = midguard("check", write_policy(PROOF), watched / "model.pt", "--format", output)
+        assert "audit of the training: 6 held" in ended.out
 
 
 @pytest.mark.parametrize("name", ["noise_meter", "input_canaries"])
