@@ -113,6 +113,8 @@ def _setting(value: object) -> str:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int | float):
         return wording.exact(value)
+    if isinstance(value, Mapping):
+        return f"({settings(value)})"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_setting(v) for v in value) + "]"
     return str(value)
