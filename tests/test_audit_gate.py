@@ -225,7 +225,7 @@ def test_an_audit_that_held_is_in_the_evidence_and_the_report(
     assert "an estimate, which bounds nothing" in page
     for output in ("table", "markdown", "junit"):
         ended = midguard("check", write_policy(PROOF), watched / "model.pt", "--format", output)
-        assert "audit of the training: 6 held" in ended.out
+        assert "audit of the training: 6 held" in ended.out.replace("\\:", ":")
 
 
 @pytest.mark.parametrize("name", ["noise_meter", "input_canaries"])
