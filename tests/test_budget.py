@@ -604,6 +604,18 @@ def test_a_store_that_is_there_is_never_made_anew(filled: str) -> None:
     assert len(open_budget(filled).chain().entries) == 5
 
 
+def test_a_store_is_the_same_however_it_is_opened(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from midguard.engine.budget._store import connected
+
+    monkeypatch.chdir(Path(store).parent)
+    assert connected("budget.db").identity == connected(store).identity == connected(f"sqlite:///{store}").identity
+    names = ("postgresql://a:secret@h/db?sslmode=require", "postgresql+psycopg://b@h/db")
+    assert len({connected(name).identity for name in names}) == 1
+    others = ("postgresql://h/other", "postgresql://g/db", "postgresql:///db?host=/one", "postgresql:///db?host=/two")
+    assert len({connected(name).identity for name in (names[0], *others)}) == 5
+    assert "secret" not in connected(names[0]).identity
+
+
 # --- what it costs together ------------------------------------------------------------------------------------------
 
 

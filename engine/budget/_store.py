@@ -28,6 +28,8 @@ _CONNECTING = 10
 _NAME = re.compile(r"[\w][\w .:/-]{0,199}")
 #: What a database says when a transaction lost against another one and may be tried again (SQLSTATE).
 _AGAIN = frozenset({"40001", "40P01", "55P03"})
+#: Parameters of a URL that say which database it is, not how or by whom it is opened.
+_WHERE = frozenset({"host", "hostaddr", "port", "dbname", "service"})
 _HINT = "a store is the path of a SQLite file, or a SQLAlchemy URL such as postgresql://user@host/database"
 _UNREAD = "nothing can be said of the budget until it can be read and written: see to the database and its permissions"
 
@@ -78,9 +80,11 @@ class Place:
     @property
     def identity(self) -> str:
         """The same for the same store, from wherever and by whomever it is opened."""
-        if not self.sqlite:
-            return self.engine.url.set(username=None, password=None, query={}).render_as_string()
-        return str(Path(self.engine.url.database or "").resolve())
+        url = self.engine.url
+        if self.sqlite:
+            return str(Path(url.database or "").resolve())
+        where = sorted((name, str(value)) for name, value in url.query.items() if name in _WHERE)
+        return f"{url.get_backend_name()} {url.host} {url.port} {url.database} {where}"
 
     @property
     def sqlite(self) -> bool:
@@ -160,9 +164,9 @@ def _connecting(url: sa.URL) -> dict[str, Any]:
     """How long to wait: for other writers of a file, for a server to answer."""
     if url.get_backend_name() == "sqlite":
         return {"timeout": _PATIENCE}
-    # The drivers of PostgreSQL would wait for minutes.
-    answers = url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query
-    return {"connect_timeout": _CONNECTING} if answers else {}
+    # These would wait for minutes.
+    patient = url.drivername in {"postgresql+psycopg", "postgresql+psycopg2"} and "connect_timeout" not in url.query
+    return {"connect_timeout": _CONNECTING} if patient else {}
 
 
 def _begin_explicitly(engine: sa.Engine) -> None:
