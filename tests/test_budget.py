@@ -714,8 +714,9 @@ def test_releases_are_counted_for_the_costlier_neighbours_and_for_persons_where_
     replaced = dataclasses.replace(person, adjacency=Adjacency.REPLACE, largest_group=2)
     for order in itertools.permutations((record, person, replaced)):
         found = composed(order)
-        assert (found.unit, found.largest_group, found.adjacency) == (Unit.RECORD, 3, Adjacency.REPLACE)
-    assert composed((person, replaced)).unit is Unit.PERSON
+        assert (found.knows_persons, found.adjacency) == (False, Adjacency.REPLACE)
+    for order in itertools.permutations((dataclasses.replace(record, largest_group=2), person, replaced)):
+        assert (composed(order).knows_persons, composed(order).largest_group) == (True, 3)
     of_persons = CumulativeEpsilon(delta=1e-5, unit="person")
     with pytest.raises(NotMeasurable, match="of one person"):
         of_persons.measure(Account(person, None, (record, person)), 0.0)

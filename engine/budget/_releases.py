@@ -88,14 +88,14 @@ def composed(ledgers: Sequence[Ledger]) -> Ledger:
         AccountingError: They have more different events than a ledger may have.
     """
     last, doubtful = ledgers[-1], [ledger for ledger in ledgers if not ledger.proves]
-    persons = all(ledger.unit is Unit.PERSON for ledger in ledgers)
+    persons = all(ledger.knows_persons for ledger in ledgers)
     replaced = any(ledger.adjacency is Adjacency.REPLACE for ledger in ledgers)
     try:
         return replace(
             last,
             events=_merged(event for ledger in ledgers for event in ledger.events),
             records=max(ledger.records for ledger in ledgers),
-            largest_group=max(ledger.largest_group for ledger in ledgers),
+            largest_group=max(ledger.largest_group for ledger in ledgers) if persons else 1,
             unit=Unit.PERSON if persons else Unit.RECORD,
             adjacency=Adjacency.REPLACE if replaced else Adjacency.ADD_REMOVE,
             written_by=(doubtful or [last])[0].written_by,
