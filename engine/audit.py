@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from . import registry
-from .errors import AccountingError, InputError, NotMeasurable
+from .errors import AccountingError, InputError, MidguardError, NotMeasurable
 from .ledger import WRITER, AuditBound, AuditResult, EvidenceResult, Ledger, Planted, SampledGaussian
 from .target import Records, joined
 
@@ -217,7 +217,7 @@ class Audit:
         #: Tells one audit from every other, and nothing else.
         self.id = os.urandom(16).hex()
         self._stopped: dict[str, str] = {}
-        self._norm, self._steps = math.nan, 0
+        self._norm, self._steps, self._scored = math.nan, 0, False
         self._contributed: list[torch.Tensor] | None = None
         self._setting: Setting
         self._untrained: torch.nn.Module
@@ -264,7 +264,7 @@ class Audit:
         parameters = tuple(p for group in self._setting.optimizer.param_groups for p in group["params"])
         training = Training(self._untrained, self._setting.module, parameters, events[0])
         self._each(lambda observer: observer.begins(training))
-        return _Watched(mechanism, self)
+        return _Watched(mechanism, self, events[0].clipping_norm)
 
     def before(self, norm: float, batch: Batch) -> Batch:
         """Told by the watched mechanism before each step."""
@@ -288,7 +288,14 @@ class Audit:
         self._each(lambda observer: observer.saw(step, self._contributed))
 
     def score(self, ledger: Ledger, module: torch.nn.Module) -> AuditResult:
-        """What every test comes to; to be called once, when training is over."""
+        """What every test comes to, when training is over; once, for a second look could choose among outcomes.
+
+        Raises:
+            MidguardError: It was asked before.
+        """
+        if self._scored:
+            raise MidguardError("an audit is scored once")
+        self._scored = True
         try:
             claimed = self._claimed(ledger)
         except (AccountingError, NotMeasurable, ValueError) as error:
@@ -357,10 +364,10 @@ def _open(name: str, why: str) -> EvidenceResult:
 
 
 class _Watched:
-    """A mechanism with an audit beside it."""
+    """A mechanism with an audit beside it. Args: the clipping norm, where the mechanism does not say that it moves."""
 
-    def __init__(self, mechanism: Mechanism, audit: Audit) -> None:
-        self._mechanism, self._audit = mechanism, audit
+    def __init__(self, mechanism: Mechanism, audit: Audit, clipping_norm: float) -> None:
+        self._mechanism, self._audit, self._norm = mechanism, audit, clipping_norm
 
     def batches(self) -> Iterator[torch.Tensor]:
         """As the mechanism gives them."""
@@ -369,7 +376,7 @@ class _Watched:
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """One step on the batch, in which a test may have put a probe in place of a record."""
         state = self._mechanism.state()
-        batch = self._audit.before(math.nan if state is None else state.clipping_norm, Batch(x, y))
+        batch = self._audit.before(self._norm if state is None else state.clipping_norm, Batch(x, y))
         return self._mechanism.step(batch.x, batch.y)
 
     def epsilon(self) -> float | None:

@@ -17,7 +17,7 @@ import torch
 
 from midguard.engine import bounds, registry
 from midguard.engine.audit import LEVEL, Audit, Found, Observer, Planned, audit_json, read_audit
-from midguard.engine.errors import InputError, NotMeasurable
+from midguard.engine.errors import InputError, MidguardError, NotMeasurable
 from midguard.engine.folder import audited
 from midguard.engine.ledger import (
     Account,
@@ -411,15 +411,51 @@ class Sure(Observer):
         return Found(1.0, 0.5, True, "fine")
 
 
-def scored(events: tuple[Any, ...], *observers: Observer) -> AuditResult:
+def begun(*observers: Observer) -> Audit:
     from midguard.engine.defenses import Setting
 
     names = {str(i): observer for i, observer in enumerate(observers)}
-    audit = Audit(names, dict.fromkeys(names, "k"), 1e-5)
-    module = torch.nn.Linear(2, 2)
+    audit, module = Audit(names, dict.fromkeys(names, "k"), 1e-5), torch.nn.Linear(2, 2)
     audit.begins(Setting(module, torch.optim.SGD(module.parameters()), torch.zeros(2, 2), 100, 10, 1))
+    return audit
+
+
+def scored(events: tuple[Any, ...], *observers: Observer) -> AuditResult:
+    audit = begun(*observers)
     audit.saw(None)  # type: ignore[arg-type]
-    return audit.score(Ledger(events, 100, "0" * 64, "0" * 64), module)
+    return audit.score(Ledger(events, 100, "0" * 64, "0" * 64), torch.nn.Linear(2, 2))
+
+
+def test_an_audit_is_scored_once() -> None:
+    audit = begun(Sure())
+    ledger = Ledger((SEEN,), 100, "0" * 64, "0" * 64)
+    audit.score(ledger, torch.nn.Linear(2, 2))
+    with pytest.raises(MidguardError, match="once"):
+        audit.score(ledger, torch.nn.Linear(2, 2))
+
+
+class Silent:
+    """A mechanism that says nothing of its state."""
+
+    def planned(self) -> tuple[Any, ...]:
+        return (SEEN,)
+
+    def state(self) -> None:
+        return
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_mechanism_without_a_state_is_given_canaries_of_the_planned_norm() -> None:
+    class Norms(Observer):
+        def before(self, step: int, norm: float, batch: Any) -> Any:
+            seen.append(norm)
+            return batch
+
+    seen: list[float] = []
+    begun(Norms()).watch(Silent()).step(torch.zeros(1, 2), torch.zeros(1))  # type: ignore[arg-type]
+    assert seen == [SEEN.clipping_norm]
 
 
 SEEN = SampledGaussian(1.0, 5.0, 1, 1.0)
