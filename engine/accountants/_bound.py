@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,7 +78,7 @@ def bound(name: str, ledger: Ledger, delta: float, compute: Callable[[], Estimat
     if not ledger.private:
         return Bound(name, math.inf, 0.0)
     try:
-        with warnings.catch_warnings(action="ignore"):  # numeric warnings of the libraries; the result is checked below
+        with _silence():
             found = compute()
             value = float(found.epsilon)
     except NotMeasurable:
@@ -86,3 +88,16 @@ def bound(name: str, ledger: Ledger, delta: float, compute: Callable[[], Estimat
     if not 0 <= value < math.inf:
         raise AccountingError(f"{name}: no bound for this ledger, the computation gave {value}")
     return Bound(name, value, found.error, found.one_sided)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the numeric warnings of the libraries, on whichever way they come; what they compute is checked."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
