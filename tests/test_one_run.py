@@ -298,6 +298,22 @@ def test_a_lower_bound_is_seldom_above_the_truth(name: str) -> None:
     assert false_claims(name, 4.0, 20) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 20)
 
 
+GUESSED: dict[str, Callable[[Guesses], float]] = {
+    "one-run": lambda found: one_run_epsilon(found, DELTA, ALPHA),
+    "f-DP": lambda found: gaussian_trade_off_epsilon(found, DELTA, ALPHA),
+    "order statistics": lambda found: ordered_epsilon(found, DELTA, ALPHA),
+}
+
+
+@pytest.mark.parametrize("name", GUESSED)
+def test_where_nothing_leaks_a_bound_is_above_nothing_in_at_most_5_percent_exactly(name: str) -> None:
+    """Every guess is then a fair coin's: the false claims are a binomial tail, and need no simulation."""
+    made = guesses(np.zeros(CANARIES), np.zeros(CANARIES, dtype=bool), SHARES[name]).made
+    first = next(right for right in range(made // 2, made + 1) if GUESSED[name](Guesses(CANARIES, made, right)) > 0)
+    assert stats.binom.sf(first - 1, made, 0.5) <= ALPHA
+    assert stats.binom.sf(first - 1, made, 0.5) > 0.001  # and it is not so careful that it finds nothing
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_a_lower_bound_finds_much_of_the_truth(name: str) -> None:
     assert found_share(name, 20) >= FOUND[name] - 0.05
