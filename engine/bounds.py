@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 #: Every ε gives a valid bound, so a grid loses a little tightness and nothing of the proof.
-_GRID = 501
+_GRID = 401
 #: The grid ends where δ is this small, or at the first of the others that is reached at all.
 _ENDS = (1e-14, 1e-12, 1e-10, 1e-8, 1e-6)
 #: Above this e^ε is no finite number any more.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,14 @@ from midguard.engine.ledger import (
     Sampler,
     Tuned,
     Unit,
+    read_ledger,
 )
 from midguard.engine.measure import Measure, Reads
 from midguard.engine.measurement import Basis
+from midguard.engine.measures.privacy.advantage import Advantage
 from midguard.engine.measures.privacy.epsilon import Epsilon
+from midguard.engine.measures.privacy.tpr import Tpr
+from midguard.engine.training import train
 
 DELTA = 1e-5
 
@@ -568,3 +573,41 @@ def test_it_is_found_by_its_path() -> None:
     assert Epsilon(DELTA).no_leak() == 0
     with pytest.raises(TypeError, match="account"):
         Epsilon(DELTA).measure(None, 0.05)  # type: ignore[arg-type]
+
+
+# --- a training that happened ----------------------------------------------------------------------------------------
+
+RECIPE = """
+apiVersion: midguard.dev/v1
+kind: Recipe
+metadata: {name: line, version: '1'}
+spec:
+  architecture: {name: linear}
+  task: {kind: classification, classes: 2, input: [1], range: [0, 1]}
+  data: {members: {file: members.npz}}
+  defense: {name: dp_sgd, noise_multiplier: 1.1, delta: 1.0e-5, clipping_norm: 1.0}
+  optimizer: {name: sgd, lr: 0.1}
+  epochs: 60
+  batch_size: 256
+  release: {exposes: probabilities}
+"""
+
+
+@pytest.mark.calibrate
+def test_a_real_training_writes_the_ledger_of_the_standard_setting(tmp_path: Path) -> None:
+    """60,000 records of one value, 14,062 real steps: every published number from the file that training wrote."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60000)
+    x = np.clip(0.5 + 0.2 * (y - 0.5) + 0.1 * rng.normal(size=60000), 0, 1).astype(np.float32)[:, None]
+    np.savez(tmp_path / "members.npz", x=x, y=y)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    train(tmp_path / "recipe.yaml", tmp_path / "out")
+    written = read_ledger(tmp_path / "out" / "ledger.json")
+    assert written.events == STANDARD.events
+    known = Account(written, None)
+    assert Epsilon(DELTA).measure(known, 0.0).value == pytest.approx(2.382, abs=2e-3)
+    assert Epsilon(DELTA, adjacency="replace-one").measure(known, 0.0).value == pytest.approx(4.22, abs=5e-3)
+    assert Advantage().measure(known, 0.0).value == pytest.approx(0.2245, abs=5e-4)
+    assert Tpr(fpr=1e-4).measure(known, 0.0).value == pytest.approx(0.00086, abs=5e-6)
+    shuffled = dataclasses.replace(written, events=(bare(written.events[0]),))  # type: ignore[arg-type]
+    assert Epsilon(DELTA).measure(Account(shuffled, None), 0.0).value == pytest.approx(54.05, abs=0.01)

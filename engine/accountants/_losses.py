@@ -23,6 +23,8 @@ COARSE = 1e-3
 _LARGE = 20.0
 #: The library inverts mixtures of more than two Gaussians point by point: a grid so much wider takes a second.
 _GROUPED = 10.0
+#: One Gaussian is rounded once, with an error that falls as the square of the width: it may be wider where ε is large.
+_PLAIN = 5.0
 #: What no double can see of a probability, over all the steps that there can be.
 _UNSEEN = 1e-22
 
@@ -40,7 +42,8 @@ def widening(steps: Sequence[Steps]) -> float:
 def width(steps: Sequence[Steps], usual: float) -> float:
     """Width of the grid of losses. Args: usual: for steps of single records whose ε is not large."""
     grouped = _GROUPED if any(entry.group > 1 and not entry.plain for entry in steps) else 1.0
-    return usual * max(grouped, widening(steps))
+    plain = _PLAIN if all(entry.plain for entry in steps) else 1.0
+    return usual * max(grouped, plain * widening(steps) - (plain - 1))
 
 
 def _central_limit(steps: Steps) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._pairs import Steps
 
 #: Points at which a loss is tabulated, and how many standard deviations beyond the outermost mean.
-_POINTS, _REACH = 200_001, 40.0
+_POINTS, _REACH = 60_001, 14.0
 
 
 def epsilon_of(steps: Sequence[Steps], delta: float, error: float) -> float:
