@@ -18,10 +18,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from midguard.engine.architectures.mnist_cnn import MnistCnn
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.descent import Trained, fit, prepare
 from midguard.engine.epochs import Epoch
@@ -31,33 +32,9 @@ from midguard.engine.search import cost
 from midguard.engine.subject import Task, logits_of
 from midguard.engine.target import Records
 
-if TYPE_CHECKING:
-    from torch import nn
-
 EPSILON, DELTA = 3.0, 1e-5
 TRAINED = 60_000
 MOST_SECONDS = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class MnistCnn:
-    """Two convolutions and two dense layers, 26,010 parameters."""
-
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        from torch import nn
-
-        return nn.Sequential(
-            nn.Conv2d(shape[0], 16, 8, stride=2, padding=3),
-            nn.Tanh(),
-            nn.MaxPool2d(2, 1),
-            nn.Conv2d(16, 32, 4, stride=2),
-            nn.Tanh(),
-            nn.MaxPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(512, 32),
-            nn.Tanh(),
-            nn.Linear(32, classes),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +60,16 @@ class Row:
 
 ROWS = (
     Row("fixed", "fixed clipping", 0.95, {}),
-    Row("adaptive", "adaptive clipping", 0.95, {"clipping": "adaptive"}),
+    Row("adaptive", "adaptive clipping, quantile .9", 0.95, {"clipping": "adaptive", "target_quantile": 0.9}),
     Row("public", "public, then private records", 0.95, {}, public=True),
-    Row("head", "public, then the dense layers alone", 0.0, {}, public=True, freeze=("0", "3")),
+    Row("head", "public, then the dense layers alone", 0.0, {}, public=True, freeze=("conv*",)),
 )
 
 
 def recipe(row: Row, epsilon: float, epochs: int, batch: int) -> Recipe:
     """The same for every row but for what the row is about."""
     return Recipe(
-        MnistCnn(),
+        MnistCnn("tanh"),
         Task("classification", 10, (1, 28, 28), (0.0, 1.0)),
         OptimizerChoice("sgd", lr=0.5, momentum=0.9),
         Schedule("cosine"),

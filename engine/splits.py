@@ -137,23 +137,25 @@ def _refuse_overlap(parts: dict[str, Records]) -> None:
 
 
 def _refuse_public(dealt: Dealt, public: Records, source: DataSource) -> None:
-    """Refuse public records that are private: whatever was trained on them without a mechanism has no ε.
+    """Refuse public records that are private, or as good as: what is trained on without a mechanism has no ε.
+
+    Nonmembers that stand among them are seen, too: an attack that finds members no better known would prove nothing.
 
     Raises:
-        InputError: Some are members or nonmembers, or near copies of members.
+        InputError: Some are members or nonmembers, or near copies of them.
     """
-    known = set(record_digests(public.x))
+    known, single = set(record_digests(public.x)), public.take(first_copies(public.x))
     for name, part in (("members", dealt.members), ("nonmembers", dealt.nonmembers)):
-        shared = 0 if part is None else len(known & set(record_digests(part.x)))
+        if part is None:
+            continue
+        shared = len(known & set(record_digests(part.x)))
         if shared:
             raise source.refusal(
-                f"{shared} of the public records are among the {name}",
-                "take them out of one of the two: what is trained on without a mechanism is not private",
+                f"{shared} of the public records are among the {name}", "take them out of one of the two"
             )
-    single = public.take(first_copies(public.x))
-    near = near_copies(dealt.members.take(first_copies(dealt.members.x)), single)
-    if near:
-        raise source.refusal(
-            f"{near} of the public records that were compared are near copies of members",
-            "name public records of other people, scenes or sources than the members",
-        )
+        near = near_copies(part.take(first_copies(part.x)), single)
+        if near:
+            raise source.refusal(
+                f"{near} of the public records that were compared are near copies of {name}",
+                "name public records of other people, scenes or sources",
+            )
