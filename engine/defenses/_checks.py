@@ -117,6 +117,8 @@ def _check_parameters(setting: Setting) -> None:
     """Every trainable parameter is the optimiser's, and the optimiser has no other."""
     own = {id(p) for group in setting.optimizer.param_groups for p in group["params"]}
     trainable = {name: p for name, p in setting.module.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise InputError.of("every parameter of the module is frozen", "train at least one layer")
     outside = [name for name, p in trainable.items() if id(p) not in own]
     if outside:
         message = f"trainable parameters outside the private optimiser: {', '.join(outside)}"
@@ -125,8 +127,6 @@ def _check_parameters(setting: Setting) -> None:
         raise InputError.of(
             "the optimiser has parameters that the module does not train", "give it the module's trainable parameters"
         )
-    if not trainable:
-        raise InputError.of("every parameter of the module is frozen", "train at least one layer")
     kinds = sorted({str(p.dtype) for p in trainable.values()})
     if kinds not in (["torch.float32"], ["torch.float64"]):
         raise InputError.of(

@@ -107,7 +107,6 @@ class DpSgdRun:
         self._adapt(batch)
         return x.new_zeros((0, 1)) if batch is None else batch.logits
 
-    @torch.no_grad()
     def _release_sum(self, sample: NDArray[np.int64]) -> None:
         """Add noise, divide by the expected number of records, and let the optimiser step."""
         gradient, sums = self._gradient, self._witnessed()

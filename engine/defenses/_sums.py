@@ -70,7 +70,9 @@ def add_in_pieces(
     sums: Sums, x: torch.Tensor, y: torch.Tensor, bound: float, totals: Sequence[torch.Tensor], most: int
 ) -> Batch | None:
     """Add the clipped sum over a batch of any size. Args: most, records at a time. Returns: `None` for no records."""
+    if 0 < len(x) <= most:
+        return sums.add(x, y, bound, totals)
     pieces = [sums.add(x[i : i + most], y[i : i + most], bound, totals) for i in range(0, len(x), most)]
-    if len(pieces) <= 1:
-        return pieces[0] if pieces else None
+    if not pieces:
+        return None
     return Batch(torch.cat([p.logits for p in pieces]), torch.cat([p.norms for p in pieces]))

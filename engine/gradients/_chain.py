@@ -246,7 +246,7 @@ class Chain:
         links = _links(layers)
         return None if links is None or any(p.dtype != torch.float32 for p in parameters) else Chain(links)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def slopes(self, x: torch.Tensor, y: torch.Tensor) -> Answered:
         """The gradients of each record's cross-entropy. Args: x `(b, *shape)`, b >= 1; y `(b,)`."""
         logits = self._forward(x)

@@ -50,7 +50,7 @@ class BookKept:
             totals: One a trained parameter, in its shape.
         """
         answered = self.keeper.slopes(x, y)
-        with torch.no_grad():
+        with torch.inference_mode():
             return Batch(answered.logits, _add_clipped(answered.slopes, bound, totals))
 
     def release(self) -> None:
