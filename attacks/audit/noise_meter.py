@@ -24,7 +24,7 @@ _BREAK = 0.25
 class NoiseMeter:
     """Whether the noise that was added has at least the variance that the ledger says."""
 
-    source: ClassVar[str] = "chi-squared test of a variance, Fisher 1924; a share of the noise: Tramèr et al. 2022"
+    source: ClassVar[str] = "chi-squared test of a variance, Fisher 1924; why: Tramèr et al. 2022, arXiv 2202.12219"
 
     def plan(self, planned: Planned) -> Observer:
         """Nothing is secret here."""

@@ -68,7 +68,7 @@ def guesses(scores: Floats, members: Bools, share: float) -> Guesses:
 
 
 def one_run_p(found: Guesses, epsilon: float, delta: float) -> float:
-    """How likely so many right guesses are at most under (ε, δ)-DP (Steinke et al. 2023, arXiv 2305.08846, thm. 5.2).
+    """How likely so many right guesses are at most under (ε, δ)-DP (Steinke et al. 2023, arXiv 2305.08846).
 
     β = P[Bin(r, q) >= v] with q = 1/(1 + e^-ε); α = max over i of (P[Bin(r, q) >= v - i] - β)/i; p = β + 2 m δ α.
     """
@@ -107,7 +107,7 @@ def _largest_refuted(refuted: Callable[[float], bool], most: float) -> float:
 
 
 def trade_off_refuted(found: Guesses, inverse: Callable[[float], float], alpha: float) -> bool:
-    """Whether so many right guesses are rarer than alpha under a trade-off curve f (arXiv 2410.22235, alg. 3).
+    """Whether so many right guesses are rarer than alpha under a trade-off curve f (arXiv 2410.22235).
 
     Args:
         found: The guesses.
