@@ -44,6 +44,7 @@ class Trained:
         epochs: How it went, computed on the training records without noise: not to be published with a private model.
         told: What training did besides, a sentence each.
         resumed: How often it was interrupted and went on.
+        keys: SHA-256 of the key of the noise, one for each time that it was begun or went on.
     """
 
     module: torch.nn.Module
@@ -51,6 +52,7 @@ class Trained:
     epochs: tuple[Epoch, ...]
     told: tuple[str, ...] = ()
     resumed: int = 0
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,11 @@ def fit(
             if progress is not None:
                 progress(book.epochs[-1], recipe.epochs)
         book.end()
-        events = run.mechanism.finish()
+        state, events = run.mechanism.state(), run.mechanism.finish()
+    keys = () if state is None else state.keys
     module = run.module.eval().requires_grad_(False)
     before = (*(kept.abandoned if kept is not None else ()), *(start.events if start is not None else ()))
-    return Trained(module, (*before, *events), tuple(book.epochs), tuple(book.told), book.resumed)
+    return Trained(module, (*before, *events), tuple(book.epochs), tuple(book.told), book.resumed, keys)
 
 
 def planned(recipe: Recipe, records: Records) -> tuple[Event, ...]:

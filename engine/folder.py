@@ -183,7 +183,7 @@ def _history(trained: Trained) -> str:
     """The epochs as JSON; what is not a number is null."""
     epochs = [{name: _known(value) for name, value in dataclasses.asdict(epoch).items()} for epoch in trained.epochs]
     note = "loss and accuracy are those of the training records, without noise: keep this file with the data"
-    document = {"note": note, "story": list(trained.told), "epochs": epochs}
+    document = {"note": note, "story": list(trained.told), "noise_keys": list(trained.keys), "epochs": epochs}
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 

@@ -195,7 +195,7 @@ def _searched(
     # One run's ε is not what the search cost, so none is told for its epochs.
     epochs = tuple(dataclasses.replace(epoch, epsilon=None) for epoch in found.epochs)
     before = () if start is None else start.events
-    return Trained(found.module, (*before, *events), epochs, (*found.told, told))
+    return Trained(found.module, (*before, *events), epochs, (*found.told, told), keys=found.keys)
 
 
 def _once(recipe: Recipe, search: Search, defense: DpSgd, records: Records) -> Recipe:

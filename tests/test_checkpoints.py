@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -241,8 +242,11 @@ def test_a_private_training_spends_what_it_planned_and_no_more(recipe: Callable[
     assert (one.resumed, other.resumed) == (0, 1)
     assert told[0].startswith("went on after step ")
     assert 0 < spent <= steps_of(one.events)[0]
-    epochs = json.loads((model.parent / "history.json").read_text())["epochs"]
-    assert [epoch["number"] for epoch in epochs] == [1, 2, 3, 4, 5, 6]
+    history, other_history = (json.loads((m.parent / "history.json").read_text()) for m in (model, whole))
+    assert [epoch["number"] for epoch in history["epochs"]] == [1, 2, 3, 4, 5, 6]
+    keys = {*history["noise_keys"], *other_history["noise_keys"]}
+    assert (len(history["noise_keys"]), len(other_history["noise_keys"]), len(keys)) == (2, 1, 3)
+    assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
 
 
 @pytest.mark.usefixtures("often")
