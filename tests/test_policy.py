@@ -382,7 +382,7 @@ class TestLoaderAndSchemaAgree:
     def test_every_measure_with_the_wrong_side(self, tmp_path: Path, whole: dict[str, object], name: str) -> None:
         """By the measure's own word, not by this file's list."""
         plugin = registry.load("measures", name)
-        at = "{" + ", ".join(f"{field}: 0.5" for field in parameters.needed(plugin)) + "}"
+        at = "{" + ", ".join(f"{field}: 0.05" for field in parameters.needed(plugin)) + "}"
         safe, wrong = ("min", "max") if plugin.higher_is_safer else ("max", "min")  # type: ignore[attr-defined]
         good = requirement(measure=name, at=at, max="", LIMIT="0.9")
         assert loaded(tmp_path, good.replace("LIMIT", safe)).requirements[0].direction == safe

@@ -68,7 +68,7 @@ def ledger_of(account: Account, terms: Terms) -> Ledger:
     if terms.unit == Unit.PERSON and not ledger.knows_persons:
         raise NotMeasurable(
             "the ledger counts single records and does not say how many of them are of one person: train on records "
-            "whose persons are named (spec.data.persons), or ask for unit: record"
+            "that say whose they are (`person`), or ask for unit: record"
         )
     return dataclasses.replace(ledger, unit=Unit(terms.unit), adjacency=Adjacency(terms.adjacency))
 
