@@ -121,6 +121,7 @@ class Unfinished:
         self.resumed = 0 if earlier is None else earlier.resumed + 1
         self._announced = 0 if earlier is None else _steps(earlier.events)
         self._spent = self._announced
+        self._earlier: tuple[Event, ...] = () if earlier is None else earlier.events
         self._planned: tuple[Event, ...] = ()
         self._block, self._since = 0, 0.0
         self._kept, self._interval = time.monotonic(), pace.kept
@@ -157,7 +158,17 @@ class Unfinished:
         return 0 if reached is None else max(0, self._spent - reached.steps)
 
     def starts(self, planned: tuple[Event, ...]) -> None:
-        """The mechanism is ready, and no step taken yet. Args: what it is going to do at most."""
+        """The mechanism is ready, and no step taken yet. Args: what it is going to do at most.
+
+        Raises:
+            InputError: It would go on otherwise than it began: one event could not say what happened.
+        """
+        if self._earlier and [_taken(event, 1) for event in self._earlier] != [_taken(event, 1) for event in planned]:
+            raise InputError.of(
+                f"{self.folder}: the training was begun with another mechanism than it would go on with, by another "
+                "version of midguard perhaps",
+                "start over with --fresh: what it spent stays in the new ledger",
+            )
         self._planned = planned
         if self.charge is not None:
             events = (*self.abandoned, *self.before, *planned)

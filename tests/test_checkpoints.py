@@ -336,6 +336,19 @@ def test_another_recipe_does_not_go_on(
     assert train(recipe(), tmp_path / "out").exists()
 
 
+def test_a_mechanism_that_was_another_one_does_not_go_on(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Another version may find another noise for the same target: the ledger would say one of the two of all steps."""
+    interrupted(recipe(), tmp_path)
+    path = folder_of(tmp_path) / "ledger.json"
+    document = json.loads(path.read_text())
+    document["events"][0]["noise_multiplier"] = 1.0
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="another mechanism"):
+        train(recipe(), tmp_path / "out")
+    events = read_ledger(train(recipe(), tmp_path / "out", fresh=True).parent / "ledger.json").events
+    assert [e.noise_multiplier for e in events if isinstance(e, SampledGaussian)] == [1.0, 1.1]
+
+
 def test_other_records_do_not_go_on(recipe: Callable[..., Path], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "a.npz", x=rng.random((400, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 10, 400))
