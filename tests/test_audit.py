@@ -60,21 +60,28 @@ class OtherNoise(Right):
     def _release_sum(self, sample: Any) -> None:
         if not isinstance(self._noise, BrokenNoise):
             self._noise = self.other(self._noise)  # type: ignore[assignment]
+            self._noise.sums = self._gradient.flat  # type: ignore[attr-defined]
         self._noise.batch = len(sample)  # type: ignore[attr-defined]
         super()._release_sum(sample)
 
 
 @dataclass
 class BrokenNoise:
-    """Changes the noise of a run's own generator. Attributes: batch: how many records the step has."""
+    """Changes the noise of a run's own generator.
+
+    Attributes:
+        sums: What noise is added to, in its place.
+        batch: How many records the step has.
+    """
 
     noise: Any
+    sums: Any = None
     batch: int = 0
 
-    def add(self, sums: torch.Tensor, clipping_norm: float) -> None:
-        before = sums.clone()
-        self.noise.add(sums, clipping_norm)
-        sums.copy_(before + self.changed(sums - before))
+    def add(self, *settings: Any) -> None:
+        before = self.sums.clone()
+        self.noise.add(*settings)
+        self.sums.copy_(before + self.changed(self.sums - before))
 
     def changed(self, noise: torch.Tensor) -> torch.Tensor:
         raise AssertionError("each break says how")

@@ -143,17 +143,15 @@ def test_train_says_what_the_tests_said(midguard: Callable[..., Any], tmp_path: 
 def test_train_ends_in_1_where_the_training_is_not_what_its_ledger_says(
     midguard: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter of the noise, as from a bug in the engine itself: the ledger says nothing of it, the audit does."""
-    from midguard.engine.defenses._noise import Noise
+    """Half of the noise, as from a bug in the engine itself: the ledger says nothing of it, the audit does."""
+    from midguard.engine.defenses._secret import Secret
 
-    added = Noise.add
+    drawn = Secret.fill
 
-    def less(self: Any, sums: torch.Tensor, clipping_norm: float) -> None:
-        before = sums.clone()
-        added(self, sums, clipping_norm)
-        sums.copy_((before + sums) / 2)
+    def less(self: Any, out: Any, deviation: float) -> None:
+        drawn(self, out, deviation / 2)
 
-    monkeypatch.setattr(Noise, "add", less)
+    monkeypatch.setattr(Secret, "fill", less)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     ended = midguard("train", "recipe.yaml", "--out", "m", "--audit")
     assert ended.code == 1
