@@ -26,7 +26,7 @@ from .target import Records
 from .transfer import refuse_own_data
 
 if TYPE_CHECKING:
-    pass
+    from .budget._store import Budget
 
 #: Of the public records, the share that scores a search where the rest is trained on.
 _SCORED = 0.2
@@ -74,10 +74,7 @@ def train(
     dealt = deal(chosen.data, chosen.task)
     watching = _audit(chosen, dealt) if audit else None
     with unfinished(out, _identity(chosen, dealt, watching), chosen.text, fresh) as kept:
-        if charged is None:
-            _refuse_uncharged(kept, out)
-        else:
-            kept.charge = Charge(charged, dataset, kept.folder)
+        kept.charge = _charge(kept, charged, dataset, out)
         say(kept.given_up, tell)
         trained = _trained(chosen, dealt, kept, progress, tell, watching)
         with replaced(out) as folder:
@@ -88,12 +85,19 @@ def train(
     return out / MODEL
 
 
-def _refuse_uncharged(kept: Unfinished, out: Path) -> None:
-    """Refuse to go on without the budget that a training was reserved in: it would stay reserved for ever."""
+def _charge(kept: Unfinished, budget: Budget | None, dataset: str, out: Path) -> Charge | None:
+    """What the training is charged to; one that was reserved for goes on with its budget alone.
+
+    Raises:
+        InputError: It was reserved for in a budget that is not named: it would stay reserved for ever.
+    """
+    if budget is not None:
+        return Charge(budget, dataset, kept.folder)
     if (kept.folder / RESERVATION).exists():
         raise InputError.of(
             f"{out}: the unfinished training was reserved for in a budget", "name the same store with --budget"
         )
+    return None
 
 
 def _audit(recipe: Recipe, dealt: Dealt) -> Audit:

@@ -27,7 +27,7 @@ from midguard.engine.defenses._checks import check_module
 from midguard.engine.defenses._opacus import Materialised
 from midguard.engine.defenses._sums import Gradient, sums_by
 from midguard.engine.defenses.dp_sgd import DpSgd, Way, steps_after
-from midguard.engine.descent import Trained, _varied, fit
+from midguard.engine.descent import Trained, fit
 from midguard.engine.epochs import Epoch
 from midguard.engine.errors import Exit, InputError, MidguardError
 from midguard.engine.folder import check_folder
@@ -37,6 +37,7 @@ from midguard.engine.splits import deal, relabelled
 from midguard.engine.subject import Task, content_digest, load_module, load_records, load_subject
 from midguard.engine.target import Exposure, Records
 from midguard.engine.training import train
+from midguard.engine.variation import vary
 
 MODES: tuple[Way, ...] = ("bookkeeping", "ghost", "hooks", "functorch")
 TASK = Task("classification", 3, (1, 4, 4), (0.0, 1.0))
@@ -192,7 +193,7 @@ def test_shift_moves_each_image_on_its_own() -> None:
     torch.manual_seed(0)
     x = torch.zeros(400, 2, 5, 5)
     x[:, :, 2, 2] = 1.0
-    moved = _varied(x, Augmentation(shift=1), (0.0, 1.0))
+    moved = vary(x, Augmentation(shift=1), (0.0, 1.0))
     assert moved.shape == x.shape
     assert (moved.flatten(1).sum(dim=1) == 2).all()
     assert (moved[:, 0] == moved[:, 1]).all(), "channels move together"
@@ -202,22 +203,22 @@ def test_shift_moves_each_image_on_its_own() -> None:
 
 def test_what_moves_in_is_the_lower_bound() -> None:
     torch.manual_seed(0)
-    moved = _varied(torch.full((200, 1, 3, 3), 0.5), Augmentation(shift=2), (-1.0, 1.0))
+    moved = vary(torch.full((200, 1, 3, 3), 0.5), Augmentation(shift=2), (-1.0, 1.0))
     assert set(moved.unique().tolist()) == {-1.0, 0.5}
 
 
 def test_flip_mirrors_about_half() -> None:
     torch.manual_seed(0)
     x = torch.arange(4.0).expand(1000, 1, 1, 4).clone()
-    flipped = _varied(x, Augmentation(flip=True), (0.0, 3.0))[:, 0, 0, 0] == 3
+    flipped = vary(x, Augmentation(flip=True), (0.0, 3.0))[:, 0, 0, 0] == 3
     assert stats.binomtest(int(flipped.sum()), 1000).pvalue > 1e-6
 
 
 def test_noise_stays_in_the_range() -> None:
     torch.manual_seed(0)
-    varied = _varied(torch.full((50, 1, 10, 10), 0.5), Augmentation(noise=0.1), (0.0, 1.0))
+    varied = vary(torch.full((50, 1, 10, 10), 0.5), Augmentation(noise=0.1), (0.0, 1.0))
     assert float(varied.std()) == pytest.approx(0.1, rel=0.1)
-    far = _varied(torch.full((50, 1, 10, 10), 0.5), Augmentation(noise=9.0), (0.0, 1.0))
+    far = vary(torch.full((50, 1, 10, 10), 0.5), Augmentation(noise=9.0), (0.0, 1.0))
     assert (float(far.min()), float(far.max())) == (0.0, 1.0)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from ..descent import _varied, check_fit, diverged, optimizer_over, seeded
+from ..descent import check_fit, diverged, optimizer_over, seeded
 from ..errors import InputError
 from ..gradients._layout import channels_last
+from ..variation import vary
 from ._memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _train(
                 group["lr"] = recipe.optimizer.lr * recipe.schedule.share(epoch, recipe.epochs)
             loss = torch.zeros(())
             for index in steps.batches(epoch):
-                varied = _varied(x[index], recipe.augmentation, recipe.task.bounds)
+                varied = vary(x[index], recipe.augmentation, recipe.task.bounds)
                 loss += steps.step(varied, y[index])
             check_finite(loss, work.module.parameters(), epoch, recipe)
             progress(epoch / recipe.epochs)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..architectures.mlp import Mlp
-from ..descent import _varied, diverged, seeded
+from ..descent import diverged, seeded
+from ..variation import vary
 from ._chance import Chance
 from ._stacked_batches import Batch, Sampled, Shuffled
 from ._stacked_descent import Descent, descent
@@ -120,7 +121,7 @@ class StackedRun:
         if how.shift or how.flip or how.noise:
             for row, size, generator in zip(x, batch.sizes, self._generators, strict=True):
                 images = row[:size].view(size, *task.shape)
-                row[:size] = _varied(images, how, task.bounds, generator).flatten(start_dim=1)
+                row[:size] = vary(images, how, task.bounds, generator).flatten(start_dim=1)
         return x
 
     def _check_finite(self, number: int, logits: torch.Tensor) -> None:

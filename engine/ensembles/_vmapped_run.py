@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from ..descent import _varied, check_fit, optimizer_over, seeded
+from ..descent import check_fit, optimizer_over, seeded
+from ..variation import vary
 from ._one import built, check_finite, weights_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _Run:
         if not self._varied:
             return x
         bounds = self._recipe.task.bounds
-        varied = [_varied(own, how, bounds, chance) for own, chance in zip(x, self._generators, strict=True)]
+        varied = [vary(own, how, bounds, chance) for own, chance in zip(x, self._generators, strict=True)]
         return torch.stack(varied).to(self._device)
 
     def weights(self) -> list[Weights]:
