@@ -3,11 +3,12 @@
     python benchmarks/dp_training.py            # about 6 minutes on two quiet cores
     python benchmarks/dp_training.py --quick    # about 2 minutes, one thread alone
 
-A step is everything between a batch and the weights after it: forward, backward, clipping, noise, the optimiser. Every
-side works on a batch that is there already. midguard's noise is from ChaCha20 in double precision on a fixed grid,
-Opacus' from torch's generator. All sides take turns in one process, in short blocks, and a ratio is that of the best
-blocks: whoever else uses the machine slows down some blocks of every side. Peak memory is that of a process of its own
-that takes a few steps, imports included, and in brackets what of it is beyond them.
+A step is everything from the positions of a batch's records to the weights after it: taking the records, forward,
+backward, clipping, noise, the optimiser. All sides get the same positions of records in memory. midguard's noise is
+from ChaCha20 in double precision on a fixed grid, Opacus' from torch's generator. All sides take turns in one process,
+in short blocks, and a ratio is that of the best blocks: whoever else uses the machine slows down some blocks of every
+side. Peak memory is that of a process of its own that takes a few steps, imports included, and in brackets what of it
+is beyond them.
 
 Ends in 1 where a limit is broken: on one thread over plain SGD (`LIMITS`), below every peer in every cell, and at the
 largest batch no more than 1.3 times the memory of plain SGD.
@@ -82,7 +83,36 @@ NETWORKS = {"mlp": Network("MLP 600-128-100", (600,), 100), "cnn": Network("MNIS
 # One side's step
 
 
-def plain(network: Network, x: Any, y: Any) -> Step:
+@dataclass(slots=True)
+class Batches:
+    """Batches of records in memory, one after the other.
+
+    Attributes:
+        x: `(n, *shape)`.
+        y: `(n,)`.
+        size: Records in each.
+        number: How many were taken.
+    """
+
+    x: Any
+    y: Any
+    size: int
+    number: int = 0
+    order: Any = None
+
+    def __post_init__(self) -> None:
+        import torch
+
+        self.order = torch.randperm(len(self.x)).split(self.size)
+
+    def __call__(self) -> tuple[Any, Any]:
+        """The next one."""
+        index = self.order[self.number % len(self.order)]
+        self.number += 1
+        return self.x[index], self.y[index]
+
+
+def plain(network: Network, take: Batches) -> Step:
     """Plain SGD, as anybody writes it."""
     import torch
 
@@ -90,6 +120,7 @@ def plain(network: Network, x: Any, y: Any) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
     def step() -> None:
+        x, y = take()
         optimizer.zero_grad()
         loss(model(x), y).backward()
         optimizer.step()
@@ -97,7 +128,7 @@ def plain(network: Network, x: Any, y: Any) -> Step:
     return step
 
 
-def midguard(network: Network, x: Any, y: Any) -> Step:
+def midguard(network: Network, take: Batches) -> Step:
     """DP-SGD as midguard trains; every record is in every sample, so that each step has as many."""
     import torch
 
@@ -106,25 +137,25 @@ def midguard(network: Network, x: Any, y: Any) -> Step:
 
     model = network.build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    setting = Setting(model, optimizer, torch.rand(6, *network.shape), len(x), len(x), epochs=1_000_000)
+    setting = Setting(model, optimizer, torch.rand(6, *network.shape), take.size, take.size, epochs=1_000_000)
     run = DpSgd(noise_multiplier=NOISE, clipping_norm=NORM, delta=1e-9).protect(setting)
     samples = (sample for _ in count() for sample in run.batches())
 
     def step() -> None:
-        next(samples)
-        run.step(x, y)
+        next(samples)  # of as many records as are then taken
+        run.step(*take())
 
     return step
 
 
-def opacus(mode: str, network: Network, x: Any, y: Any) -> Step:
+def opacus(mode: str, network: Network, take: Batches) -> Step:
     """DP-SGD as its users write it, in one of Opacus' modes."""
     import torch
     from opacus import PrivacyEngine
 
     model, loss = network.build(), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=len(x))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(take.x, take.y), batch_size=take.size)
     more = {"criterion": loss} if mode == "ghost" else {}
     model, optimizer, *between, _ = PrivacyEngine().make_private(
         module=model,
@@ -139,6 +170,7 @@ def opacus(mode: str, network: Network, x: Any, y: Any) -> Step:
     criterion = between[0] if mode == "ghost" else loss
 
     def step() -> None:
+        x, y = take()
         optimizer.zero_grad()
         criterion(model(x), y).backward()
         optimizer.step()
@@ -150,10 +182,11 @@ def step_of(side: str, network: Network, batch: int) -> Step:
     """One side's step on a batch of random records."""
     import torch
 
-    x, y = torch.rand(batch, *network.shape), torch.randint(0, network.classes, (batch,))
+    x, y = torch.rand(4 * batch, *network.shape), torch.randint(0, network.classes, (4 * batch,))
+    take = Batches(x, y, batch)
     if side == "plain":
-        return plain(network, x, y)
-    return midguard(network, x, y) if side == "midguard" else opacus(side, network, x, y)
+        return plain(network, take)
+    return midguard(network, take) if side == "midguard" else opacus(side, network, take)
 
 
 # A process of its own
@@ -264,9 +297,7 @@ def main() -> None:
     enough += [weigh(name, BATCHES[-1], SIDES) for name in NETWORKS]
     load = os.getloadavg()[0]
     if load > 1.5 * (os.cpu_count() or 1):
-        print(
-            f"Others kept this machine busy (load {load:.1f}): ratios are medians of turns, times are not to be kept."
-        )
+        print(f"Others kept this machine busy (load {load:.1f}): times are not to be kept, ratios may be off.")
     sys.exit(0 if all(enough) else 1)
 
 

@@ -220,15 +220,14 @@ class Fixed:
 @pytest.mark.parametrize(("norm", "multiplier"), [(1.0, 1.1), (0.3, 0.5), (0.3, 40.0), (1e-4, 1.0), (1e6, 2.0)])
 def test_sum_and_noise_lie_on_one_grid(norm: float, multiplier: float) -> None:
     """Whatever the sum was, the result is a multiple of one step, at most 2^-30 of the norm or the noise."""
-    noise = Noise(Secret(), multiplier, 70_001)
     step = 2.0 ** math.floor(math.log2(2.0**-30 * max(norm, norm * multiplier)))
     for sums in (torch.zeros(70_001), torch.rand(70_001) * norm / 3):
         found = sums.double()
-        noise.add(found, norm)
+        Noise(Secret(), multiplier, found).add(norm)
         assert torch.equal(found / step, torch.round(found / step))
     with_noise = torch.rand(70_001, generator=torch.Generator().manual_seed(0)) * norm
     apart = with_noise.clone().double()
-    Noise(Fixed(norm / 7), multiplier, 70_001).add(apart, norm)  # type: ignore[arg-type]
+    Noise(Fixed(norm / 7), multiplier, apart).add(norm)
     expected = torch.round(with_noise.double() / step) * step + round(norm / 7 / step) * step
     assert torch.equal(apart, expected), "each is rounded by itself"
 
@@ -236,7 +235,7 @@ def test_sum_and_noise_lie_on_one_grid(norm: float, multiplier: float) -> None:
 def test_the_noise_is_a_little_more_than_accounted() -> None:
     """A million normals: their deviation at 1e-6."""
     found = torch.zeros(1_000_000)
-    Noise(Secret(), 1.7, 1_000_000).add(found, 0.3)
+    Noise(Secret(), 1.7, found).add(0.3)
     spread = float((found.double() ** 2).sum()) / (1.7 * 0.3 * (1 + SPARE)) ** 2
     assert 5e-7 < stats.chi2.cdf(spread, 1_000_000) < 1 - 5e-7
     assert SPARE > 0

@@ -37,24 +37,22 @@ class Noise:
     Args:
         source: Of the noise.
         multiplier: Its standard deviation over the clipping norm.
-        size: How many numbers a sum has at most.
+        sums: `(P,)` float, contiguous: where each step's sum will stand.
     """
 
-    def __init__(self, source: Normals, multiplier: float, size: int) -> None:
-        self._source, self._multiplier = source, multiplier
-        self._noise, self._sum = (np.empty(min(_PIECE, size)) for _ in range(2))
+    def __init__(self, source: Normals, multiplier: float, sums: torch.Tensor) -> None:
+        self._source, self._multiplier, self._sums = source, multiplier, sums
+        self._here = sums.cpu()  # the same memory, unless it is elsewhere
+        self._noise, self._sum = (np.empty(min(_PIECE, len(sums))) for _ in range(2))
+        self._values = self._here.numpy()
 
-    def add(self, sums: torch.Tensor, clipping_norm: float) -> None:
-        """Add noise to a sum in its place.
-
-        Args:
-            sums: `(P,)` float, contiguous.
-            clipping_norm: Bound on one record's contribution.
-        """
+    def add(self, clipping_norm: float) -> None:
+        """Add noise to the sum in its place. Args: clipping_norm, the bound on one record's contribution."""
         deviation = self._multiplier * clipping_norm
         whole = _WHOLE * 2.0 ** math.floor(math.log2(_GRID * max(clipping_norm, deviation)))
-        here = sums.cpu()
-        values = here.numpy()
+        if self._here is not self._sums:
+            self._here.copy_(self._sums)
+        values = self._values
         for start in range(0, len(values), _PIECE):
             piece = values[start : start + _PIECE]
             own, total = self._sum[: len(piece)], self._noise[: len(piece)]
@@ -64,5 +62,5 @@ class Noise:
             own -= whole
             total += own
             np.copyto(piece, total, casting="same_kind")
-        if here is not sums:
-            sums.copy_(here)
+        if self._here is not self._sums:
+            self._sums.copy_(self._here)

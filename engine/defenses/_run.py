@@ -11,6 +11,7 @@ import torch
 
 from ..accountants import epsilon_so_far
 from ..errors import MidguardError
+from ._descent import descend
 from ._noise import Noise
 from ._protocol import State, StepSeen
 from ._secret import Secret
@@ -55,17 +56,20 @@ class DpSgdRun:
         adaptive: Adaptive | None = None,
         resumed: State | None = None,
     ) -> None:
+        from .dp_sgd import steps_after
+
         self._setting, self._planned, self._delta = setting, planned, delta
         self._sums, self._most, self._adaptive = sums, most, adaptive
         self._buffers = {name: buffer.clone() for name, buffer in setting.module.named_buffers()}
         self._parameters = [p for p in setting.module.parameters() if p.requires_grad]
         self._gradient = Gradient(self._parameters)
         self._secret = Secret()
-        self._noise = Noise(self._secret, planned.noise_multiplier, len(self._gradient.flat))
+        self._noise = Noise(self._secret, planned.noise_multiplier, self._gradient.flat)
         self.noise_key_digest = self._secret.digest
         start = resumed or State(0, 0, planned.clipping_norm)
         self._epoch, self._steps, self._norm = start.epochs, start.steps, start.clipping_norm
         self._keys = (*start.keys, self.noise_key_digest)
+        self._whole = steps_after(setting, setting.epochs)
         self._drawn: NDArray[np.int64] | None = None
         self._accounted, self._epsilon = 0, 0.0
 
@@ -80,10 +84,8 @@ class DpSgdRun:
 
     def _steps_by(self, epoch: int) -> int:
         """Steps until the end of an epoch."""
-        from .dp_sgd import steps_after
-
         epochs = self._setting.epochs
-        return min(self._planned.steps, math.ceil(steps_after(self._setting, epochs) * min(epoch, epochs) / epochs))
+        return min(self._planned.steps, math.ceil(self._whole * min(epoch, epochs) / epochs))
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """One noised step on the sample that was drawn last.
@@ -110,7 +112,7 @@ class DpSgdRun:
     def _release_sum(self, sample: NDArray[np.int64]) -> None:
         """Add noise, divide by the expected number of records, and let the optimiser step."""
         gradient, sums = self._gradient, self._witnessed()
-        self._noise.add(gradient.flat, self._norm)
+        self._noise.add(self._norm)
         if self._setting.witness is not None:
             noise = self._planned.noise_multiplier
             self._setting.witness.saw(StepSeen(self._steps - 1, sample, sums, gradient.parts, self._norm, noise))
@@ -118,7 +120,7 @@ class DpSgdRun:
         gradient.flat.mul_(1 / (self._planned.sampling_probability * self._setting.records))
         for p, part in zip(self._parameters, gradient.parts, strict=True):
             p.grad = part if p.is_contiguous() else torch.empty_like(p).copy_(part)
-        self._setting.optimizer.step()
+        descend(self._setting.optimizer)
 
     def _witnessed(self) -> list[torch.Tensor]:
         """The clipped sum with the witness' canaries, which are added to it; nothing without a witness."""

@@ -108,8 +108,7 @@ class Secret:
         radius *= -2.0 * deviation * deviation
         np.sqrt(radius, out=radius)
         np.copyto(angle, turns)
-        angle *= _TURN
-        turned.real = radius
+        np.multiply(radius, 1 / _TURN, out=turned.real)  # the table is as much smaller
         np.multiply(radius, angle, out=turned.imag)
         chosen = np.bitwise_and(words, 2**_TURN_BITS - 1, out=angle.view(np.int64))
         # All are in the table: nothing is clipped, and so nothing is checked.
@@ -151,8 +150,8 @@ def _nonce(number: int) -> bytes:
 
 @cache
 def _directions() -> NDArray[np.complex128]:
-    """Points of the unit circle, evenly spread."""
-    turns = 2 * math.pi * np.arange(2**_TURN_BITS) / 2**_TURN_BITS
+    """Points of a circle, evenly spread, whose radius is one turn."""
+    angles = 2 * math.pi * np.arange(2**_TURN_BITS) / 2**_TURN_BITS
     found = np.empty(2**_TURN_BITS, np.complex128)
-    found.real, found.imag = np.cos(turns), np.sin(turns)
+    found.real, found.imag = _TURN * np.cos(angles), _TURN * np.sin(angles)
     return found

@@ -18,6 +18,7 @@ from ._slopes import Slope, Trained, obstacle, slope
 
 _aten = torch.ops.aten
 _NOT_TRANSPOSED, _NO_OUTPUT_PADDING = False, (0, 0)
+_MINUS_ONE = torch.tensor([[-1.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,8 @@ class Chain:
         if len(set(map(id, parameters))) < len(parameters) or not any(p.requires_grad for p in parameters):
             return None
         links = _links(layers)
-        return None if links is None or any(p.dtype != torch.float32 for p in parameters) else Chain(links)
+        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+        return Chain(links) if links is not None and plain else None
 
     @torch.inference_mode()
     def slopes(self, x: torch.Tensor, y: torch.Tensor) -> Answered:
@@ -289,7 +291,7 @@ class Chain:
 
 def _surprise(likely: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Gradient of the cross-entropy in the logits, written over the probabilities."""
-    return likely.scatter_add_(1, y[:, None], likely.new_full((len(y), 1), -1.0))
+    return likely.scatter_add_(1, y[:, None], _MINUS_ONE.expand(len(y), 1))
 
 
 def _is_bare(module: nn.Module) -> bool:

@@ -83,7 +83,8 @@ class Dense:
         errors = _squares(self.errors)
         if not self.trained.weight:
             return errors
-        return _squares(self.inputs).add_(float(self.trained.bias)).mul_(errors)
+        inputs = _squares(self.inputs)
+        return torch.addcmul(errors, errors, inputs) if self.trained.bias else inputs.mul_(errors)
 
     def add(self, factors: torch.Tensor, totals: Sequence[torch.Tensor]) -> None:
         """One product for all records."""
