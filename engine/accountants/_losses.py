@@ -30,13 +30,18 @@ _UNSEEN = 1e-22
 
 
 def widening(steps: Sequence[Steps]) -> float:
-    """How much wider a grid may be than the usual one, at least 1; it changes the stated error, never the direction.
+    """How much wider a grid may be than the usual one, at least 1; it changes the stated error, never the direction."""
+    return max(1.0, rough_epsilon(steps) / _LARGE)
 
-    By the size of ε, roughly: that of a Gaussian mechanism of the same central limit (Bu et al. 2020, arXiv 1911.11607,
-    eq. 6), or without any amplification by sampling, whichever is smaller.
+
+def rough_epsilon(steps: Sequence[Steps]) -> float:
+    """The size of ε, about, for choosing how to compute it; no bound.
+
+    That of a Gaussian mechanism of the same central limit (Bu et al. 2020, arXiv 1911.11607, eq. 6), or without any
+    amplification by sampling, whichever is smaller.
     """
     mu = math.hypot(*(min(_central_limit(entry), entry.mu) for entry in steps))
-    return max(1.0, (mu**2 / 2 + 5 * mu) / _LARGE)
+    return mu**2 / 2 + 5 * mu
 
 
 def width(steps: Sequence[Steps], usual: float) -> float:

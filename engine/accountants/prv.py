@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ._bound import Bound, Estimate, bound
-from ._losses import refuse_replaced_groups, widening
+from ._losses import refuse_replaced_groups, rough_epsilon, widening
 from ._pairs import Steps, steps_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Of the certified interval.
 _WIDTH = 0.02
+#: Opacus writes e^ε down as a double, which ends at ε = 709: beyond, its answers are noise.
+_LARGEST = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,14 @@ class Prv:
     def epsilon(self, ledger: Ledger, delta: float) -> Bound | None:
         """The upper end of the certified interval, which is 0.02 wide (wider where ε is large).
 
-        `None` where runs were tried and the best kept: that has no known distribution of losses.
+        `None` where runs were tried and the best kept, which has no known distribution of losses, and where ε is in
+        the hundreds.
 
         Raises:
             AccountingError: It could not be computed.
         """
         steps = steps_of(ledger) if ledger.private else ()
-        if steps is None:
+        if steps is None or rough_epsilon(steps) > _LARGEST:
             return None
 
         def compute() -> Estimate:
