@@ -277,12 +277,12 @@ def said(result: AuditResult) -> str:
     return "; ".join(f"{t.name} {t.statistic:.3g} p {t.p:.2g}{' REFUTED' if t.refuted else ''}" for t in result.tests)
 
 
-#: Each break with the tests of which at least one must find it, and those that cannot by what they look at.
+#: Each break with the tests that cannot but find it.
 BREAKS: dict[str, tuple[type[DpSgdRun], frozenset[str]]] = {
     "half noise": (HalfNoise, frozenset({"noise_meter", "gradient_canaries"})),
     "no noise": (NoNoise, frozenset({"noise_meter", "gradient_canaries"})),
     "noise / sqrt(batch)": (NoiseOverRootBatch, frozenset({"noise_meter", "gradient_canaries"})),
-    "no clipping": (NoClipping, frozenset({"clip_probe", "input_canaries"})),
+    "no clipping": (NoClipping, frozenset({"clip_probe"})),
     "mean clipped": (MeanClipped, frozenset({"clip_probe"})),
     "same noise every step": (SameNoise, frozenset({"whiteness"})),
     "shuffling": (Shuffled, frozenset({"batch_sizes"})),
@@ -341,6 +341,8 @@ def test_a_deliberate_break_is_found_every_time(name: str) -> None:
     tell(f"{name}: caught in {caught} of 20, {each}\n  for example {said(results[0])}")
     assert caught == 20
     assert all(each[test] == 20 for test in by)
+    # What is not clipped is learnt by heart: canaries among the records show it to whoever sees the model alone.
+    assert each["input_canaries"] >= 15 or "clip_probe" not in by
 
 
 @pytest.mark.calibrate
