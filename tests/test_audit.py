@@ -1,7 +1,7 @@
 """Trainings that are not what their ledger says, each broken in one way, and what the evidence tests say of them.
 
-False alarms: each test spends 0.001, so an audit of a right training raises one in at most 0.6 % of all runs. The one
-right training of the default tests fails by chance once in 160 times at most.
+False alarms: each test spends 0.001, so an audit of a right training raises one in at most 0.6 % of all runs. The
+calibration counts them; the right trainings of the default tests are held to a millionth, so that they do not flicker.
 """
 
 from __future__ import annotations
@@ -277,6 +277,11 @@ def said(result: AuditResult) -> str:
     return "; ".join(f"{t.name} {t.statistic:.3g} p {t.p:.2g}{' REFUTED' if t.refuted else ''}" for t in result.tests)
 
 
+def alarms(result: AuditResult) -> list[str]:
+    """Tests that found what chance does not do; those of canaries, which spend next to nothing, at their own level."""
+    return [t.name for t in result.tests if (t.refuted if t.name.endswith("canaries") else t.p <= 1e-6)]
+
+
 #: Each break with the tests that cannot but find it.
 BREAKS: dict[str, tuple[type[DpSgdRun], frozenset[str]]] = {
     "half noise": (HalfNoise, frozenset({"noise_meter", "gradient_canaries"})),
@@ -299,7 +304,7 @@ def test_a_deliberate_break_is_found(name: str) -> None:
 
 def test_a_right_training_raises_no_alarm_and_every_test_could_have() -> None:
     result = audited(Right)
-    assert not result.refuted, said(result)
+    assert not alarms(result), said(result)
     assert not result.inconclusive, said(result)
     assert tuple(test.name for test in result.tests) == TESTS
 
@@ -319,14 +324,14 @@ WAYS: dict[str, Callable[[Recipe], Recipe]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_right_training_in_another_way_raises_no_alarm(way: str) -> None:
     result = watched(WAYS[way](replace(recipe_of(Right, FEW), epochs=5)))
-    assert not result.refuted, said(result)
+    assert not alarms(result), said(result)
     open_tests = {test.name: test.detail for test in result.inconclusive}
     assert not open_tests
 
 
 def test_what_cannot_be_computed_again_is_inconclusive_and_no_more() -> None:
     result = watched(replace(recipe_of(Right, FEW), epochs=3, architecture=Mlp(hidden=(32,), dropout=0.2)))
-    assert not result.refuted, said(result)
+    assert not alarms(result), said(result)
     assert [test.name for test in result.inconclusive] == ["clip_probe"]
     assert "drops values by chance" in result.inconclusive[0].detail
 
