@@ -119,7 +119,7 @@ class DpSgdRun:
         # The expected number, from the recipe alone: how many the sample has is private.
         gradient.flat.mul_(1 / (self._planned.sampling_probability * self._setting.records))
         for p, part in zip(self._parameters, gradient.parts, strict=True):
-            p.grad = part if p.is_contiguous() else torch.empty_like(p).copy_(part)
+            p.grad = part if part.stride() == p.stride() else torch.empty_like(p).copy_(part)
         descend(self._setting.optimizer)
 
     def _witnessed(self) -> list[torch.Tensor]:

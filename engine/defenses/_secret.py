@@ -25,7 +25,7 @@ _PAIRS = 2**15
 #: A pair is made of a word of 64 bits and one of 32.
 _PAIR_BYTES = 12
 #: Zeros that are encrypted at once, and again and again, so that they stay in the cache too.
-_SLICE_BYTES = 2**15
+_SLICE_BYTES = 2**17
 #: Bits of a full turn that the table of directions resolves; 32 more turn on from there.
 _TURN_BITS = 13
 #: By which a turn is multiplied to be in radians.
