@@ -15,7 +15,7 @@ from typing import cast
 
 from .accountants import account as accounts
 from .budget import open_budget, spending
-from .errors import AccountingError, InputError, Location
+from .errors import AccountingError, InputError, Location, NotMeasurable
 from .evidence import Json, build
 from .ledger import EvidenceResult
 from .measure import Reads
@@ -363,7 +363,7 @@ def _accounting(bench: Bench) -> Json | None:
         return dict(json.loads(kept))
     try:
         found = accounts(ledger, delta)
-    except AccountingError:
+    except (AccountingError, NotMeasurable):
         return None  # its requirement has ended in error already
     document: Json = {
         "delta": delta,
@@ -385,7 +385,7 @@ def _proved(bench: Bench) -> Json | None:
         return cast("Json | None", json.loads(kept))
     try:
         curve = proved_curve(ledger)
-    except AccountingError:
+    except (AccountingError, NotMeasurable):
         return None  # its requirement has ended in error already
     bench.store.put(name, json.dumps(curve).encode())
     return curve

@@ -16,6 +16,7 @@ from midguard.engine.errors import Location
 from midguard.engine.ledger import (
     ENGINE_SAMPLER,
     Account,
+    Adjacency,
     AuditResult,
     Claim,
     EvidenceResult,
@@ -31,6 +32,7 @@ from midguard.engine.measures.inversion.distance import Distance
 from midguard.engine.measures.membership.advantage import Advantage
 from midguard.engine.measures.membership.auc import Auc
 from midguard.engine.measures.membership.tpr import Tpr
+from midguard.engine.measures.privacy.epsilon import Epsilon
 from midguard.engine.measures.privacy.reconstruction import Reconstruction
 from midguard.engine.plan import Sizes, make_plan
 from midguard.engine.policy import AttackChoice, Direction, Policy, Requirement, Severity
@@ -173,3 +175,17 @@ def test_a_reconstruction_bound_is_told_the_auxiliary_records(tmp_path: Path) ->
     other = dataclasses.replace(at.subject, auxiliary=DataFile(None, "other", "9" * 64))
     at.subject, at.records = other, dataclasses.replace(at.records, auxiliary=None)
     assert "auxiliary" in run.account(at, wanted).missing  # other records are never taken for these
+
+
+def test_what_no_accountant_has_a_theory_for_leaves_the_report_without_a_figure_and_no_crash(tmp_path: Path) -> None:
+    """Sampled records of one person that are replaced together, by the ledger's own word."""
+    odd = dataclasses.replace(OF_PERSONS, adjacency=Adjacency.REPLACE)
+    at = bench(Account(odd, None), tmp_path)
+    asked = dataclasses.replace(at.plan.policy.requirements[0], measure=Epsilon(1e-5))
+    at.plan = dataclasses.replace(at.plan, policy=dataclasses.replace(at.plan.policy, requirements=(asked,)))
+    assert check._accounting(at) is None
+    assert check._proved(at) is None
+    assert run.proof(at, requirement()) is None
+    assert run.account(at, asked).measurement is not None  # one record added or removed has a number
+    refused = run.account(at, dataclasses.replace(asked, measure=Epsilon(1e-5, "person", adjacency="replace-one")))
+    assert "add-or-remove-one" in refused.missing
