@@ -58,7 +58,7 @@ class Pace:
     """
 
     announced: float = 1.0
-    kept: float = 5.0
+    kept: float = 2.0
     share: float = 0.02
 
 
