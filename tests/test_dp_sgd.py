@@ -20,6 +20,7 @@ from midguard.engine.architectures.mlp import Mlp
 from midguard.engine.defenses import Setting, State, StepSeen, _run
 from midguard.engine.defenses._adaptive import Adaptive
 from midguard.engine.defenses._checks import check_module
+from midguard.engine.defenses._descent import descend
 from midguard.engine.defenses._run import DpSgdRun
 from midguard.engine.defenses._size import records_at_once
 from midguard.engine.defenses._sums import Gradient, add_in_pieces, sums_by
@@ -535,3 +536,45 @@ def test_a_resumed_run_goes_on_with_its_norm() -> None:
 def test_impossible_settings_cannot_be_built(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         build()
+
+
+# The optimiser
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.3),
+        lambda p: torch.optim.SGD([{"params": p[:1], "lr": 0.7}, {"params": p[1:]}], lr=0.3),
+        lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.3, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.3, maximize=True),
+        lambda p: torch.optim.SGD(p, lr=torch.tensor(0.3)),
+        lambda p: torch.optim.Adam(p, lr=0.3),
+    ],
+    ids=["plain", "two rates", "momentum", "decay", "upwards", "rate as a tensor", "adam"],
+)
+def test_the_weights_are_those_of_the_optimisers_own_step(build: Callable[[Any], torch.optim.Optimizer]) -> None:
+    ends = []
+    for step in (descend, lambda optimizer: optimizer.step()):
+        parameters = list(network().parameters())
+        optimizer = build(parameters)
+        for turn in range(3):
+            for i, p in enumerate(parameters):
+                p.grad = None if i == 2 else torch.full_like(p, 0.1 * (turn + i))
+            step(optimizer)
+        ends.append(flat(parameters))
+    assert torch.equal(*ends)
+
+
+def test_whoever_listens_to_the_optimiser_hears_every_step() -> None:
+    heard: list[str] = []
+    parameters = list(network().parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: heard.append("hook"))
+    descend(optimizer)
+    scheduled = torch.optim.SGD(parameters, lr=0.1)
+    torch.optim.lr_scheduler.ConstantLR(scheduled)  # takes the place of `step`, and counts
+    descend(scheduled)
+    assert heard == ["hook"]
+    assert scheduled._opt_called  # type: ignore[attr-defined]
