@@ -357,8 +357,9 @@ def test_without_distances_there_is_no_rate(distances: Any) -> None:
 
 
 def test_a_guess_that_never_succeeds_still_has_a_rate() -> None:
-    """300 misses: no more than 1 - 0.05^(1/300) is excluded (Clopper & Pearson)."""
+    """300 misses: no more than 1 - 0.05^(1/300) is excluded (Clopper & Pearson); of four guesses, by 0.0125 each."""
     assert guess_rate(np.ones((1, 300)), 0.5, 0.05) == pytest.approx(1 - 0.05 ** (1 / 300), rel=1e-9)
+    assert guess_rate(np.ones((4, 300)), 0.5, 0.05) == pytest.approx(1 - 0.0125 ** (1 / 300), rel=1e-9)
 
 
 @pytest.mark.parametrize(
