@@ -307,13 +307,21 @@ def _refuse_another(folder: Path, identity: Identity) -> None:
         raise _unreadable(folder / ABOUT, str(error)) from error
     if found == identity:
         return
-    what = "another recipe" if found.recipe != identity.recipe else "other records or other given weights"
     spent = _steps(_events(folder / LEDGER))
+    keeps = f": the {spent} steps that it may have taken stay in the new ledger" if spent else ""
     raise InputError.of(
-        f"{folder}: a training of {what} was begun here and is unfinished",
-        f"finish it with its own recipe ({folder / RECIPE} is a copy) and files, or start over with --fresh"
-        + (f": the {spent} steps that it may have taken stay in the new ledger" if spent else ""),
+        f"{folder}: a training {_difference(found, identity)} was begun here and is unfinished",
+        f"finish it with its own recipe ({folder / RECIPE} is a copy) and files, or start over with --fresh{keeps}",
     )
+
+
+def _difference(found: Identity, wanted: Identity) -> str:
+    """What makes an unfinished training another one, in words."""
+    if found.recipe != wanted.recipe:
+        return "of another recipe"
+    if "audit" in found.given:
+        return "with an audit, whose canaries went with its process,"
+    return "of other records or other given weights"
 
 
 def _unreadable(path: Path, why: str) -> InputError:

@@ -369,6 +369,14 @@ def test_the_ledgers_say_how_many_records_one_person_has(recipe: Callable[..., P
     assert read_ledger(train(path, tmp_path / "out").parent / "ledger.json").largest_group == 4
 
 
+def test_an_audited_training_does_not_go_on(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(recipe(), tmp_path / "out", stop_after(2), audit=True)
+    for audit in (True, False):
+        with pytest.raises(InputError, match="with an audit"):
+            train(recipe(), tmp_path / "out", audit=audit)
+
+
 def test_starting_over_keeps_what_was_spent(recipe: Callable[..., Path], tmp_path: Path) -> None:
     interrupted(recipe(), tmp_path)
     first = read_ledger(folder_of(tmp_path) / "ledger.json").events
