@@ -30,7 +30,7 @@ class DpSgd:
     """DP-SGD: per-record gradients clipped, summed over a Poisson sample, noised (Abadi et al., arXiv 1607.00133).
 
     Attributes:
-        target_epsilon: ε that both accountants' upper bounds stay within after the last epoch; or
+        target_epsilon: ε that the number of record stays within after the last epoch; or
         noise_multiplier: standard deviation of the noise over the clipping norm. One of the two.
         max_epsilon: Beside `noise_multiplier`: training ends with the last step after which the number of record is
             still within it, at the latest after the last epoch.
