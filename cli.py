@@ -13,14 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, assert_never
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, assert_never
 
 import typer
 
 from . import __version__
 from .engine.errors import Exit, InputError, MidguardError
-from .engine.exchange import Origin
-from .engine.ledger import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +75,9 @@ class Listing(StrEnum):
     JSON = "json"
 
 
+#: As `engine/exchange.py` and `engine/ledger.py` name them; said here so that `--help` needs neither.
+Program = Literal["opacus", "dp-accounting"]
+SamplerName = Literal["poisson", "shuffled", "unknown"]
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="The policy, a YAML file.", show_default=False)]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model; model.yaml stands beside it.", show_default=False)
@@ -326,42 +327,43 @@ def ledger_import(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An accountant's state, checkpoint or events.", show_default=False)
     ],
-    origin: Annotated[Origin, typer.Option("--from", help="Which program wrote it.", show_default=False)],
+    origin: Annotated[Program, typer.Option("--from", help="Which program wrote it.", show_default=False)],
     model: Annotated[Path, typer.Option("--model", help="The model that came out; model.yaml stands beside it.")],
     out: Annotated[Path, typer.Option("--out", help="The ledger to write; an existing file is left as it is.")],
     subject: SubjectFile = None,
     sampler: Annotated[
-        Sampler, typer.Option("--sampler", help="How records were chosen; no program writes that down.")
-    ] = Sampler.UNKNOWN,
+        SamplerName, typer.Option("--sampler", help="How records were chosen; no program writes that down.")
+    ] = "unknown",
     evidence: Annotated[
         str, typer.Option("--evidence", help="What shows the sampler. Without it, no sampling is counted.")
     ] = "",
     clipping_norm: Annotated[float, typer.Option("--clipping-norm", help="Of the training; it changes no cost.")] = 1.0,
 ) -> None:
     """Make a ledger of a training that another program accounted for: a declaration, since midguard did not see it."""
-    from .engine.exchange import Circumstances, imported, read_events
+    from .engine.exchange import Circumstances, Origin, imported, read_events
+    from .engine.ledger import Sampler
     from .engine.subject import load_subject
 
     if not 0 < clipping_norm < float("inf"):
         raise InputError.of(f"--clipping-norm {clipping_norm}: expected a number above 0")
-    told = Circumstances(sampler, evidence, clipping_norm)
-    events = read_events(file, origin, told)
-    _write_new(out, imported(load_subject(model, subject), events, origin).to_json())
-    counted = "counted" if sampler is Sampler.POISSON and evidence.strip() else "not counted, for nothing shows it"
+    told, program = Circumstances(Sampler(sampler), evidence, clipping_norm), Origin(origin)
+    events = read_events(file, program, told)
+    _write_new(out, imported(load_subject(model, subject), events, program).to_json())
+    counted = "counted" if told.sampler is Sampler.POISSON and evidence.strip() else "not counted, for nothing shows it"
     typer.echo(f"{out}: {len(events)} kinds of events; sampling is {counted}. Name it in model.yaml (spec.ledger)")
 
 
 @ledger_app.command("export")
 def ledger_export(
     ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger.json of a model.", show_default=False)],
-    program: Annotated[Origin, typer.Option("--to", help="Which program will read it.", show_default=False)],
+    program: Annotated[Program, typer.Option("--to", help="Which program will read it.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The file to write; an existing one is left as it is.")],
 ) -> None:
     """Write what a ledger says in another program's words; what may not be counted as sampled is not."""
-    from .engine.exchange import exported
+    from .engine.exchange import Origin, exported
     from .engine.ledger import read_ledger
 
-    _write_new(out, exported(read_ledger(ledger), program))
+    _write_new(out, exported(read_ledger(ledger), Origin(program)))
     typer.echo(str(out))
 
 

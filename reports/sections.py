@@ -17,7 +17,7 @@ from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
 
-_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 8, 3, 3
+_FIRST_PAGE_ROWS, _FIRST_PAGE_FINDINGS, _FIRST_PAGE_REMEDIES = 7, 3, 3
 _POLICY_LINES = 1500
 _SEVERITIES = ("critical", "high", "medium", "low")
 #: What YAML takes for the end of a line.
