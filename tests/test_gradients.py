@@ -14,7 +14,7 @@ from midguard.engine.architectures.mlp import Mlp
 from midguard.engine.architectures.resnet8 import Resnet8
 from midguard.engine.errors import InputError
 from midguard.engine.gradients._books import Books
-from midguard.engine.gradients._chain import Chain, _Overlapping
+from midguard.engine.gradients._chain import Chain
 from midguard.engine.gradients._clipped import BookKept, factors_for
 from midguard.engine.gradients._layout import pooled_first
 from midguard.engine.gradients._slopes import Trained, Unformed
@@ -397,20 +397,6 @@ def test_a_chains_gradient_is_autograds(name: str) -> None:
     torch.testing.assert_close(loss, expected.detach())
     for one, other in zip(gradients, torch.autograd.grad(expected, trained(module)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("values", [1e9, 3], ids=["apart", "many ties"])
-@pytest.mark.parametrize("shape", [(2, 3, 6, 5), (2, 1, 2, 7), (3, 2, 2, 2)])
-def test_overlapping_maxima_are_torchs(values: float, shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, int(values), shape, generator=generator).float()
-    for layout in (torch.contiguous_format, torch.channels_last):
-        given = x.contiguous(memory_format=layout).requires_grad_()
-        expected = nn.functional.max_pool2d(given, 2, 1)
-        errors = torch.randint(-8, 8, expected.shape, generator=generator).float()
-        link = _Overlapping()
-        assert torch.equal(link.forward(given.detach()), expected)
-        assert torch.equal(link.backward(errors), *torch.autograd.grad(expected, given, errors))
 
 
 def test_a_chain_drops_what_autograd_drops() -> None:

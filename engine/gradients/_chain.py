@@ -126,36 +126,6 @@ class _Pooled:
         return found
 
 
-class _Overlapping:
-    """Max-pooling over windows of 2×2 one place apart, by rows and then by columns: torch's is several times slower.
-
-    Of equal values the first in reading order is the largest, as there.
-    """
-
-    def __init__(self) -> None:
-        self._given = self._rows = torch.empty(0)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._given = x
-        self._rows = torch.maximum(x[..., :-1], x[..., 1:])
-        return torch.maximum(self._rows[:, :, :-1], self._rows[:, :, 1:])
-
-    def backward(self, errors: torch.Tensor) -> torch.Tensor:
-        return _to_larger(_to_larger(errors, self._rows, 2), self._given, 3)
-
-
-def _to_larger(errors: torch.Tensor, given: torch.Tensor, dim: int) -> torch.Tensor:
-    """Each error to the larger of the two neighbours along a dimension whose maximum it is the error of."""
-    pairs = given.shape[dim] - 1
-    earlier, later = given.narrow(dim, 0, pairs), given.narrow(dim, 1, pairs)
-    to_later = _aten.threshold_backward(errors, later - earlier, 0)
-    found = torch.empty_like(given)
-    torch.sub(errors, to_later, out=found.narrow(dim, 0, pairs))
-    found.narrow(dim, pairs, 1).zero_()
-    found.narrow(dim, 1, pairs).add_(to_later)
-    return found
-
-
 class _Rectified:
     """ReLU. Args: over, whether it may write over what it is fed."""
 
@@ -314,7 +284,7 @@ def _links(layers: Sequence[nn.Module]) -> list[_Link] | None:
         if type(layer) is nn.Identity:
             continue
         # What these answer they do not need on the way back themselves.
-        over = bool(links) and isinstance(links[-1], _Dense | _Convolved | _Pooled | _Overlapping)
+        over = bool(links) and isinstance(links[-1], _Dense | _Convolved | _Pooled)
         make = _LINKS.get(type(layer))
         link = make(layer, over) if make is not None else None
         if link is None:
@@ -332,14 +302,7 @@ def _convolved(layer: nn.Conv2d, _: bool) -> _Link | None:
 
 
 def _pooled(layer: nn.MaxPool2d, _: bool) -> _Link | None:
-    if layer.return_indices:
-        return None
-    kernel, stride, padding, dilation = (
-        _sides(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    )
-    if (kernel, stride, padding, dilation) == ([2, 2], [1, 1], [0, 0], [1, 1]):
-        return _Overlapping()
-    return _Pooled(layer)
+    return None if layer.return_indices else _Pooled(layer)
 
 
 def _flat(layer: nn.Flatten, _: bool) -> _Link | None:
