@@ -57,10 +57,14 @@ class Store:
     """A folder of entries.
 
     Attributes:
-        folder: Made when the first entry is written; readable by its owner alone.
+        folder: Made when the first entry is written; readable by its owner alone. Absolute: it is handed to processes
+            that may have begun in another working folder than this one is in now.
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.absolute())
 
     def get(self, name: str) -> bytes | None:
         """The entry's content, or `None` where there is none or it is damaged."""

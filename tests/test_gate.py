@@ -341,7 +341,8 @@ def test_a_scale_of_the_logits_hides_nothing(
         access="weights",
     )
     ended = midguard("check", policy, careless / "model.pt", "--format", "json")
-    assert (status(ended, "distance")["status"], status(ended)["status"]) == ("fail", "fail")
+    found = status(ended)
+    assert (status(ended, "distance")["status"], found["status"]) == ("fail", "fail"), found["reason"]
 
 
 def test_answers_that_are_no_numbers_are_right_about_nobody(

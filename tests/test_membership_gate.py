@@ -127,7 +127,7 @@ def test_shifted_nonmembers_are_inconclusive_and_say_what_tells_them(
     model = lay_out(tmp_path / "shifted", noisy=tuple(range(1, CLASSES)), epochs=150, shift=1.0)
     ended = midguard("check", write_policy(f"{ADVANTAGE}, max: 0.3"), model, "--format", "json")
     found = findings(ended)["advantage"]
-    assert (ended.code, found["status"]) == (3, "inconclusive")
+    assert (ended.code, found["status"]) == (3, "inconclusive"), found["reason"]
     assert "shift" in found["reason"]
     assert f"column {WIDTH - 1}" in found["reason"]
 

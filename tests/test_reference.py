@@ -653,6 +653,19 @@ def test_threads_would_share_a_generator(tmp_path: Path) -> None:
         assert trained(tmp_path, workers=4).method.endswith("in 1 process")
 
 
+def test_a_store_stays_where_it_is_when_the_working_folder_changes(
+    tmp_path: Path, one_by_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second time the processes of the first are used again, which began in another folder.
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found = trained(Path("store"), workers=2, seed=len(name))
+        assert found.method.endswith("in 2 processes")
+        assert len(entries(tmp_path / name / "store")) >= len(found.models)
+        assert all(model.weights for model in found.models)
+
+
 def test_whoever_calls_decides_where_processes_run(tmp_path: Path, one_by_one: None) -> None:
     submitted = []
 
