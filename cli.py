@@ -58,6 +58,13 @@ BUDGET = "MIDGUARD_BUDGET"
 PASSPHRASE = "MIDGUARD_KEY_PASSPHRASE"  # the variable's name, no secret
 
 
+class Profile(StrEnum):
+    """Which attacks run without being named."""
+
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
 class Format(StrEnum):
     """How a result is printed."""
 
@@ -112,6 +119,9 @@ Store = Annotated[str, typer.Argument(metavar="STORE", help="A SQLite file or a 
 Head = Annotated[
     str | None, typer.Option("--head", help="A head that was written down; it must still be there.", show_default=False)
 ]
+ProfileName = Annotated[
+    Profile, typer.Option("--profile", help="Which attacks run unasked: thorough adds those that want hours or a GPU.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
 
 
@@ -131,6 +141,7 @@ def check(
     budget_head: Annotated[
         str | None, typer.Option("--budget-head", help="A head that the budget's store must hold.", show_default=False)
     ] = None,
+    profile: ProfileName = Profile.STANDARD,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Attack a model, hold it against a policy, and leave a report. Exit 0: every requirement was shown to hold."""
@@ -145,7 +156,7 @@ def check(
     with _progress() as report:
         checked = run_check(
             policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report,
-            budget=budget, budget_head=budget_head,
+            budget=budget, budget_head=budget_head, profile=profile.value,
         )  # fmt: skip
     with _listening():
         _print_result(checked, output, signer is not None and out is not None)
@@ -164,12 +175,15 @@ def plan(
     seed: Seed = None,
     store: StoreFolder = Path(".midguard"),
     trust_code: TrustCode = False,
+    profile: ProfileName = Profile.STANDARD,
 ) -> None:
     """Print what a check would run, what it could not, and what that costs. Runs nothing."""
     from .engine.check import prepare
     from .reports.terminal import render_plan
 
-    bench = prepare(policy, model, subject=subject, seed=seed, store=store, trust_code=trust_code)
+    bench = prepare(
+        policy, model, subject=subject, seed=seed, store=store, trust_code=trust_code, profile=profile.value
+    )
     with _listening():
         render_plan(_plan(bench), _console())
 

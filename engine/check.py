@@ -80,6 +80,7 @@ def check(
     report: Report = silent,
     budget: str | None = None,
     budget_head: str | None = None,
+    profile: str = "standard",
 ) -> Checked:
     """Attack a model and hold what was measured against a policy.
 
@@ -94,13 +95,16 @@ def check(
         report: Told what is being done and how far it is.
         budget: The store of all releases on the subject's data: a SQLite file or a SQLAlchemy URL.
         budget_head: A head of that store that was written down, by an earlier evidence for example.
+        profile: `standard`, or `thorough` for attacks that want a GPU or hours, too.
 
     Raises:
         InputError: The policy, the subject, its model or its records are not acceptable, or the budget store cannot be
             read, is broken or has lost entries.
     """
     started = time.perf_counter()
-    bench = prepare(policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code)
+    bench = prepare(
+        policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, profile=profile
+    )
     bench.report = report
     _open_budget(bench, budget, budget_head)
     if not bench.plan.jobs or not all(stored(bench, job) for job in bench.plan.jobs):
@@ -137,6 +141,7 @@ def prepare(
     fresh: bool = False,
     store: Path | str = STORE,
     trust_code: bool = False,
+    profile: str = "standard",
 ) -> Bench:
     """Everything up to the first attack: read, check, plan. Loads no model."""
     if Path(policy).suffix in {".pt", ".pth", ".safetensors"}:
@@ -148,7 +153,7 @@ def prepare(
     sizes = Sizes(
         *(0 if part is None else len(part) for part in (records.members, records.nonmembers, records.auxiliary))
     )
-    plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh), sizes)
+    plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh), sizes, profile)
     return Bench(described, records, plan, kept, trust_code, fresh)
 
 

@@ -98,6 +98,7 @@ def build(
             "sha256": policy.sha256,
             "text": policy.text,
         },
+        "profile": plan.profile,
         "adversary": {"access": str(plan.access), "description": _adversary(plan)},
         "subject": _subject(subject, records, parameters),
         "findings": [_finding(finding) for finding in (*verdict.findings, *verdict.refutations)],
@@ -136,6 +137,7 @@ def _adversary(plan: Plan) -> str:
 
 def _subject(subject: Subject, records: SubjectRecords, parameters: int | None) -> Json:
     from .architectures import describe
+    from .subject import release_document
 
     data: Json = {}
     for name in ("members", "nonmembers", "auxiliary"):
@@ -154,7 +156,7 @@ def _subject(subject: Subject, records: SubjectRecords, parameters: int | None) 
         "parameters": parameters,
         "task": {"kind": subject.task.kind, "classes": subject.task.classes, "shape": list(subject.task.shape)},
         "data": data,
-        "release": {"exposes": str(release.exposes), "top": release.top, "decimals": release.decimals},
+        "release": {"top": None, "decimals": None, **release_document(release)},
         "recipe": _recipe(subject),
         "ledger": _ledger(account.ledger) if account.ledger else None,
         "claims": asdict(account.claim) if account.claim else None,

@@ -19,7 +19,7 @@ import yaml
 from .audit import Audit, audit_json, read_audit
 from .errors import InputError
 from .ledger import WRITER, Ledger, read_ledger
-from .subject import API_VERSION, content_digest
+from .subject import API_VERSION, content_digest, release_document
 from .subject import KIND as SUBJECT_KIND
 
 if TYPE_CHECKING:
@@ -230,9 +230,7 @@ def _task(recipe: Recipe) -> dict[str, object]:
 
 
 def _release(recipe: Recipe) -> dict[str, object]:
-    release = recipe.release
-    written = {"exposes": str(release.exposes), "top": release.top, "decimals": release.decimals}
-    return {key: value for key, value in written.items() if value is not None}
+    return release_document(recipe.release)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -17,6 +17,7 @@ class Goal(StrEnum):
     MEMBERSHIP = "membership"
     CLASS = "class-representative"  # training-class inference: what does class k look like
     RECORD = "record-reconstruction"  # instance reconstruction: what was this one input
+    UPDATE = "update-reconstruction"  # what did the model learn between two snapshots
     ATTRIBUTE = "attribute"
     RISK = "record-risk"  # how well each record's membership could be told, from models trained with and without it
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from . import registry
-from .attack import Attack
+from .attack import Attack, parameters_under, profile_of
+from .errors import InputError
 from .measure import Reads
 from .observation import Goal
 from .policy import AttackChoice, Policy, Requirement
@@ -38,6 +39,8 @@ class Job:
         seed: What its randomness is drawn from.
         queries: Forward passes that it needs on the subject.
         references: Reference models that it needs; 0 for none.
+        targets: How many candidates, classes or records it is let loose on.
+        repeats: How often the adversary sees what is answered on each of them; 1 unless the release is noisy.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Job:
     seed: int
     queries: int
     references: int = 0
+    targets: int = 0
+    repeats: int = 1
 
     @property
     def parameters(self) -> str:
@@ -104,6 +109,7 @@ class Plan:
         jobs: Every distinct attack once.
         refutation_alpha: The error that the test of a claimed or proved ε against the attacks may spend.
         no_references: Why no reference model can be trained; empty where one can.
+        profile: `standard`, or `thorough`, where costly attacks run, too.
         opened: Where the release keeps something back: the jobs of each requirement that would run if it did not, by
             the requirement's id. They say whether the training or the interface protects; no verdict rests on them.
     """
@@ -117,6 +123,7 @@ class Plan:
     refutation_alpha: float
     opened: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
     no_references: str = ""
+    profile: str = "standard"
 
     @property
     def references(self) -> int:
@@ -229,9 +236,14 @@ class Sizes:
     members: int
     nonmembers: int
     auxiliary: int
+    update: int = 0
 
 
-def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan:
+#: The costs that a check may be allowed: every attack that takes minutes, or those that take hours, too.
+PROFILES = ("standard", "thorough")
+
+
+def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes, profile: str = "standard") -> Plan:
     """Decide what runs. Looks at no record, loads no model, imports no torch.
 
     Args:
@@ -239,14 +251,17 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
         subject: What is checked.
         seed: The run's.
         sizes: How many records the attacks will meet, for their cost.
+        profile: One of `PROFILES`.
     """
+    if profile not in PROFILES:
+        raise InputError.of(f"unknown profile {profile!r}", f"expected {' or '.join(PROFILES)}")
     exposure = Exposure.LOGITS if policy.access is Access.WEIGHTS else subject.release.exposes
     share = (1 - policy.confidence) / _statements(policy, subject)
     no_references = references_obstacle(subject)
     jobs: dict[str, Job] = {}
     assignments = []
     for requirement in policy.requirements:
-        runnable, obstacles = _attacks(requirement, policy.access, exposure, subject, no_references)
+        runnable, obstacles = _attacks(requirement, policy.access, exposure, subject, no_references, profile)
         for choice in runnable:
             job = _job(choice, subject, seed, sizes)
             jobs.setdefault(job.identity, job)
@@ -256,13 +271,15 @@ def make_plan(policy: Policy, subject: Subject, seed: int, sizes: Sizes) -> Plan
         assignments.append(Assignment(requirement, identities, tuple(obstacles), missing, alpha))
     found = tuple(jobs.values())
     opened = (
-        _opened(policy, subject, seed, sizes, no_references)
+        _opened(policy, subject, seed, sizes, no_references, profile)
         if exposure is not Exposure.LOGITS and subject.release.defended
         else {}
     )
     members = sum(job.name.startswith(f"{Reads.MEMBERSHIP}.") for job in found)
     refutation = share / max(1, members)
-    return Plan(policy, seed, policy.access, exposure, tuple(assignments), found, refutation, opened, no_references)
+    return Plan(
+        policy, seed, policy.access, exposure, tuple(assignments), found, refutation, opened, no_references, profile
+    )
 
 
 def references_obstacle(subject: Subject) -> str:
@@ -286,14 +303,14 @@ def references_obstacle(subject: Subject) -> str:
 
 
 def _opened(
-    policy: Policy, subject: Subject, seed: int, sizes: Sizes, no_references: str
+    policy: Policy, subject: Subject, seed: int, sizes: Sizes, no_references: str, profile: str
 ) -> dict[str, tuple[Job, ...]]:
     """What could be mounted on the same model behind an open interface, for each requirement that attacks decide."""
     exposure = subject.release.opened().exposes
     found = {}
     for requirement in policy.requirements:
         if requirement.measure.goals:
-            runnable, _ = _attacks(requirement, policy.access, exposure, subject, no_references)
+            runnable, _ = _attacks(requirement, policy.access, exposure, subject, no_references, profile)
             found[requirement.id] = tuple(_job(choice, subject, seed, sizes) for choice in runnable)
     return found
 
@@ -306,16 +323,18 @@ def _statements(policy: Policy, subject: Subject) -> int:
 
 
 def _attacks(
-    requirement: Requirement, access: Access, exposure: Exposure, subject: Subject, no_references: str
+    requirement: Requirement, access: Access, exposure: Exposure, subject: Subject, no_references: str, profile: str
 ) -> tuple[list[AttackChoice], list[Obstacle]]:
     """The attacks that can be mounted for a requirement, and those that cannot."""
     runnable, obstacles = [], []
-    for choice in requirement.attacks or _suite(requirement):
+    for choice in requirement.attacks or _suite(requirement, profile):
         threat = choice.attack.threat
-        reason = threat.obstacle(access, exposure, subject.auxiliary is not None, no_references)
+        owned, before = subject.auxiliary is not None, subject.previous is not None
+        reason = threat.obstacle(access, exposure, owned, no_references, subject.release.exposes, before)
         whole = access is Access.WEIGHTS or not subject.release.defended
-        if not reason and requirement.attacks is None and whole:
-            reason = threat.left_to_others(exposure)
+        if not reason and requirement.attacks is None:
+            reason = threat.left_to_others(exposure) if whole else ""
+            reason = reason or _left_to_profile(choice.attack, profile)
         if reason:
             obstacles.append(Obstacle(choice.name, reason, named=requirement.attacks is not None))
         else:
@@ -323,27 +342,45 @@ def _attacks(
     return runnable, obstacles
 
 
-def _suite(requirement: Requirement) -> Iterable[AttackChoice]:
-    """Every attack of the kind that the measure reads, with the defaults of its paper."""
+def _left_to_profile(attack: Attack, profile: str) -> str:
+    """Why it does not run in this profile unless it is named; empty where it does."""
+    if profile_of(attack) in {"standard", profile}:
+        return ""
+    return f"it is costly: run with --profile {profile_of(attack)}, or name it to run it"
+
+
+def _suite(requirement: Requirement, profile: str) -> Iterable[AttackChoice]:
+    """Every attack of the kind that the measure reads, with the defaults of its paper or those of the profile."""
     kind = requirement.measure.reads
     for name in registry.names("attacks"):
         if name.startswith(f"{kind}."):
             attack = cast(Attack, registry.load("attacks", name)())
             if attack.threat.goal in requirement.measure.goals:
-                yield AttackChoice(name, attack)
+                yield AttackChoice(name, parameters_under(attack, profile))
 
 
 def _job(choice: AttackChoice, subject: Subject, seed: int, sizes: Sizes) -> Job:
-    parameters, goal = parameters_of(choice.attack), choice.attack.threat.goal
-    targets = {
+    attack = choice.attack
+    parameters, targets = parameters_of(attack), _targets(attack, subject, sizes)
+    # Where every answer is the same, asking again tells nothing, and nobody does.
+    repeats = getattr(attack, "repeats", 1) if subject.release.noisy else 1
+    once = replace(attack, repeats=1) if hasattr(attack, "repeats") and repeats == 1 else attack  # type: ignore[type-var]
+    queries = once.queries(targets, sizes.auxiliary)
+    references: int = attack.references if attack.threat.references else 0  # type: ignore[attr-defined]
+    return Job(choice.name, attack, derive(seed, choice.name, parameters), queries, references, targets, repeats)
+
+
+def _targets(attack: Attack, subject: Subject, sizes: Sizes) -> int:
+    """How many candidates, classes or records an attack meets; whole batches of them, where gradients pass by."""
+    wanted = min(getattr(attack, "victims", VICTIMS), sizes.members)
+    batch = subject.release.batch if attack.threat.watches else 1
+    return {
         Goal.MEMBERSHIP: sizes.members + sizes.nonmembers,
         Goal.RISK: sizes.members + sizes.nonmembers,
         Goal.CLASS: subject.task.classes,
-        Goal.RECORD: min(VICTIMS, sizes.members),
-    }[goal]
-    queries = choice.attack.queries(targets, sizes.auxiliary)
-    references: int = choice.attack.references if choice.attack.threat.references else 0  # type: ignore[attr-defined]
-    return Job(choice.name, choice.attack, derive(seed, choice.name, parameters), queries, references)
+        Goal.RECORD: wanted - wanted % batch,
+        Goal.UPDATE: sizes.update,
+    }[attack.threat.goal]
 
 
 def _missing(

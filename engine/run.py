@@ -206,12 +206,11 @@ class Bench:
         pool = Records(np.concatenate([r.x for r in known]), np.concatenate([r.y for r in known]))
         return fit_evaluators(pool, self.subject.task.bounds, derive(self.plan.seed, "evaluators"))
 
-    @cached_property
-    def victims(self) -> Records:
-        """Members that a record-level attack reconstructs."""
+    def victims(self, count: int = VICTIMS) -> Records:
+        """Members that a record-level attack reconstructs; fewer of them are some of the same."""
         members = _given(self.records.members)
         rng = np.random.default_rng(derive(self.plan.seed, "victims"))
-        return members.take(np.sort(rng.permutation(len(members))[:VICTIMS]))
+        return members.take(np.sort(rng.permutation(len(members))[:count]))
 
     @cached_property
     def classes(self) -> NDArray[np.int64]:
@@ -256,7 +255,7 @@ class Bench:
         name = f"{role} {job.identity}"
         if name not in self.drawn:
             target = self.inversion_twin if role == "twin" else self.target_in(role)
-            outputs = target.query(self.victims.x)
+            outputs = _seen(target, job, self.victims(job.targets))
             images = _of(job, RecordInversion).reconstruct_records(target, outputs, job.seed, progress)
             self.drawn[name] = (target, np.asarray(images))
         return self.drawn[name]
@@ -279,7 +278,8 @@ class Bench:
         known: Sequence[tuple[NDArray[np.float32], NDArray[np.float64]]] = (),
     ) -> Target:
         """Any model as this adversary would see it behind a release."""
-        return make_target(self.subject.task, release, self.plan.access, auxiliary, module, known)
+        noise = derive(self.plan.seed, "noise of the release")
+        return make_target(self.subject.task, release, self.plan.access, auxiliary, module, known, noise)
 
     def _architecture(self) -> Architecture:
         """The network of control models: the subject's own; where code builds that, the recipe's or a plain one."""
@@ -576,8 +576,16 @@ def _judged(bench: Bench, images: NDArray[np.float32], nothing: NDArray[np.float
 # --- inversion of records --------------------------------------------------------------------------------------------
 
 
+def _seen(target: Target, job: Job, victims: Records) -> NDArray[np.float64]:
+    """What the adversary sees of the victims, as often as he sees it. Returns: `(r, n, d)`."""
+    watches = bool(job.attack.threat.watches)
+    noisy = target.release.noisy if watches else target.noisy
+    looks = range(job.repeats if noisy else 1)
+    return np.stack([target.observe(victims.x, victims.y) if watches else target.query(victims.x) for _ in looks])
+
+
 def _single_records(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
-    victims = bench.victims
+    victims = bench.victims(job.targets)
     target, images = bench.record_images(job, "subject" if role == "null" else role, progress)
     if role == "null":
         # Each reconstruction is held against another record of the same class: it can tell nothing but the class.

@@ -18,9 +18,10 @@ from .audit import read_audit
 from .copies import first_copies, near_copies
 from .document import Document, PathTo, read, violations
 from .errors import InputError, Location, Problem
+from .exposed import find_layer, passing
 from .formats import DataSource, choose_data, choose_model_format, data_schema, existing, model_format
 from .ledger import Account, AuditResult, Claim, Ledger, read_ledger
-from .target import Access, Exposure, Records, Release, Target
+from .target import PASSING, Access, Exposure, Noise, NoiseKind, NoiseSource, Records, Release, Target
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,25 @@ class DataFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousFile:
+    """The model as it was before its last update.
+
+    Attributes:
+        path: The file; its architecture is the model's.
+        sha256: Digest of its bytes.
+        format: Name of the format that reads it.
+        records: What the update learnt from; among the members.
+        recipe: How the update was trained; `None` for as the model was.
+    """
+
+    path: Path
+    sha256: str
+    format: str
+    records: DataFile
+    recipe: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What is checked, by name and digest; holds no tensor.
 
@@ -123,6 +143,7 @@ class Subject:
         recipe: How a reference model is trained; `None` for none.
         account: The ledger and the claim, as far as there are any.
         text: The document.
+        previous: The model as it was before its last update; `None` where the document names none.
     """
 
     file: Path
@@ -138,6 +159,7 @@ class Subject:
     recipe: Path | None
     account: Account
     text: str
+    previous: PreviousFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +255,18 @@ def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
     fit_weights(module, tensors, file.path)
     module.eval().requires_grad_(False)
     check_answers(module, task.shape, task.classes, task.bounds, file.path)
+    _refuse_unknown_layer(subject, module)
     return module
+
+
+def _refuse_unknown_layer(subject: Subject, module: torch.nn.Module) -> None:
+    """Refuse a release of activations that names a layer which the model does not have."""
+    if subject.release.layer:
+        try:
+            find_layer(module, subject.release.layer)
+        except LookupError as error:
+            message = f"{subject.file}: {error.args[0]}"
+            raise InputError.of(message, "correct spec.release.layer") from error
 
 
 def make_target(
@@ -243,6 +276,7 @@ def make_target(
     auxiliary: Records | None,
     module: Callable[[], torch.nn.Module],
     known: Sequence[tuple[NDArray[float32], NDArray[float64]]] = (),
+    noise_seed: int = 0,
 ) -> Target:
     """The target as one adversary sees it.
 
@@ -254,6 +288,7 @@ def make_target(
         module: Called once, for the first look at the model, which is moved to the GPU where there is one.
         known: What the model was found to answer on some arrays of records: whoever asks about the very same array is
             answered from here, and it counts as asked.
+        noise_seed: What the noise of the release is drawn from.
     """
 
     @cache
@@ -266,6 +301,9 @@ def make_target(
         remembered = [logits for seen, logits in known if seen is x]
         return remembered[0] if remembered else logits_of(placed(), x, task.classes)
 
+    def passed(x: NDArray[float32], y: NDArray[int64] | None, source: NoiseSource) -> NDArray[float64]:
+        return passing(placed(), release, x, y, source)
+
     return Target(
         release=release,
         access=access,
@@ -275,6 +313,8 @@ def make_target(
         auxiliary=auxiliary,
         _logits=answered,
         _module=placed,
+        noise=NoiseSource(noise_seed),
+        _passing=passed if release.exposes in PASSING else None,
     )
 
 
@@ -314,7 +354,37 @@ def choose_release(document: Document, at: PathTo) -> Release:
     _raise_if(violations(document, RELEASE_SCHEMA, at))
     written = cast("dict[str, Any]", document.value(at))
     with _placed(document, at):
-        return Release(Exposure(written["exposes"]), written.get("top"), written.get("decimals"))
+        return _release(written)
+
+
+def _release(written: dict[str, Any]) -> Release:
+    noise, clip = written.get("noise"), written.get("clip")
+    return Release(
+        exposes=Exposure(written["exposes"]),
+        top=written.get("top"),
+        decimals=written.get("decimals"),
+        noise=None
+        if noise is None
+        else Noise(NoiseKind(noise["kind"]), float(noise["scale"]), noise.get("per", "query")),
+        layer=written.get("layer", ""),
+        batch=written.get("batch", 1),
+        clip=None if clip is None else float(clip),
+    )
+
+
+def release_document(release: Release) -> dict[str, object]:
+    """A release as `choose_release` reads it; what is not set is left out."""
+    noise = release.noise
+    written: dict[str, object] = {
+        "exposes": str(release.exposes),
+        "top": release.top,
+        "decimals": release.decimals,
+        "noise": None if noise is None else {"kind": str(noise.kind), "scale": noise.scale, "per": noise.per},
+        "layer": release.layer or None,
+        "batch": None if release.batch == 1 else release.batch,
+        "clip": release.clip,
+    }
+    return {name: value for name, value in written.items() if value is not None}
 
 
 def subject_schema() -> dict[str, object]:
@@ -359,6 +429,19 @@ RELEASE_SCHEMA: Mapping[str, object] = {
         "exposes": {"enum": [str(exposure) for exposure in Exposure]},
         "top": {"type": "integer", "minimum": 1},
         "decimals": {"type": "integer", "minimum": 0, "maximum": 17},
+        "noise": {
+            "type": "object",
+            "properties": {
+                "kind": {"enum": [str(kind) for kind in NoiseKind]},
+                "scale": {"type": "number", "exclusiveMinimum": 0},
+                "per": {"enum": ["query", "record"]},
+            },
+            "required": ["kind", "scale"],
+            "additionalProperties": False,
+        },
+        "layer": {"type": "string", "minLength": 1},
+        "batch": {"type": "integer", "minimum": 1},
+        "clip": {"type": "number", "exclusiveMinimum": 0},
     },
     "required": ["exposes"],
     "additionalProperties": False,

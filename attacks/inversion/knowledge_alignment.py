@@ -100,6 +100,7 @@ class KnowledgeAlignment:
         import numpy as np
 
         owned = _owned(target)
+        outputs = outputs.mean(axis=0) if outputs.ndim == 3 else outputs
         answers = _finite(target.query(owned.x))
         reader = _Reader.of(target, answers)
         lesson = self._lesson(target, owned, reader.read(target, answers), seed)
