@@ -34,6 +34,9 @@ from midguard.engine.attack import (
     RecordInversion,
     RecordSeparation,
     ThreatModel,
+    UpdateInversion,
+    parameters_under,
+    profile_of,
 )
 from midguard.engine.audit import EvidenceTest, Planned
 from midguard.engine.defenses import Defense
@@ -73,9 +76,10 @@ PROTOCOLS: dict[Goal, type] = {
     Goal.RISK: RecordSeparation,
     Goal.CLASS: ClassInversion,
     Goal.RECORD: RecordInversion,
+    Goal.UPDATE: UpdateInversion,
 }
 #: Which goals a folder of attacks may have.
-FOLDERS = {"membership": {Goal.MEMBERSHIP, Goal.RISK}, "inversion": {Goal.CLASS, Goal.RECORD}}
+FOLDERS = {"membership": {Goal.MEMBERSHIP, Goal.RISK}, "inversion": {Goal.CLASS, Goal.RECORD, Goal.UPDATE}}
 
 
 def plugins(*kinds: str) -> list[Any]:
@@ -217,7 +221,12 @@ def check_threat(threat: ThreatModel, name: str) -> None:
     assert threat.knowledge
     assert all(threat.knowledge)
     everybody = [(access, exposure) for access in Access for exposure in Exposure]
-    assert any(threat.obstacle(access, exposure, auxiliary=True) == "" for access, exposure in everybody)
+    assert any(threat.obstacle(access, exposure, True, previous=True) == "" for access, exposure in everybody)
+    if threat.watches:
+        others = set(Exposure) - threat.watches
+        assert all(threat.obstacle(Access.WEIGHTS, Exposure.LOGITS, True, released=other) for other in others)
+    if threat.previous:
+        assert all(threat.obstacle(access, exposure, auxiliary=True) for access, exposure in everybody)
 
 
 def check_queries(attack: Attack) -> None:
@@ -231,7 +240,17 @@ def test_an_attack_that_needs_the_weights_is_out_of_reach_without_them(kind: str
     threat: ThreatModel = registry.load(kind, name).threat  # type: ignore[attr-defined]
     if threat.access is Access.WEIGHTS:
         assert all(threat.obstacle(Access.RELEASE, exposure, auxiliary=True) for exposure in Exposure)
-        assert threat.obstacle(Access.WEIGHTS, Exposure.LOGITS, auxiliary=True) == ""
+        released = min(threat.watches, default=Exposure.LOGITS)
+        assert threat.obstacle(Access.WEIGHTS, Exposure.LOGITS, True, "", released, previous=True) == ""
+
+
+@pytest.mark.parametrize(("kind", "name"), plugins("attacks"))
+def test_a_profile_sets_parameters_that_the_attack_has_and_allows(kind: str, name: str) -> None:
+    attack: Any = registry.load(kind, name)()
+    assert profile_of(attack) in {"standard", "thorough"}
+    assert parameters_under(attack, "standard") == attack
+    thorough: Any = parameters_under(attack, "thorough")
+    assert {k: getattr(thorough, k) for k in getattr(attack, "thorough", {})} == dict(getattr(attack, "thorough", {}))
 
 
 # Measures
