@@ -40,6 +40,15 @@ class Place:
 
         return torch.Generator(device=self.device).manual_seed(seed)
 
+    def build(self, make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+        """A network of the adversary's own, its first weights drawn from this seed; float32, at this place."""
+        import torch
+
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = make()
+        return module.to(self.device, torch.float32)
+
     def batches(self, labels: NDArray[int64]) -> Iterator[torch.Tensor]:
         """The labels in batches of at most `ROWS`."""
         import torch
