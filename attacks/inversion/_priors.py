@@ -146,8 +146,8 @@ class VAESettings:
     """
 
     size: int = 32
-    width: int = 256
-    steps: int = 1500
+    width: int = 128
+    steps: int = 400
     batch: int = 64
     learning_rate: float = 1e-3
 

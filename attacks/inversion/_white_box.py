@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...engine.errors import AttackError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from numpy import float32, int64
     from numpy.typing import NDArray
+
+    from ...engine.attack import Progress
 
 #: Records that are optimised at once: bounds the memory that a deep model's activations take.
 ROWS = 128
@@ -150,3 +153,88 @@ class Slope:
 
     value: torch.Tensor
     gradient: torch.Tensor
+
+
+def lead_of_another(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Max-margin loss (Yuan et al. 2023, arXiv 2302.09814, eq. 5): the largest other logit minus the label's own.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)`.
+
+    Returns:
+        `(n,)`.
+    """
+    import torch
+
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
+
+
+def confidence(
+    module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, views: Views, seen: torch.Tensor
+) -> torch.Tensor:
+    """The model's mean probability of the label over views, the same for every row (Struppek et al. 2022).
+
+    Args:
+        module: The model under attack.
+        x: `(n, *shape)`.
+        labels: `(n,)`.
+        views: How a record is looked at.
+        seen: `(t, 2, 3)`, the views.
+
+    Returns:
+        `(n,)` float64.
+    """
+    import torch
+
+    total = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    with torch.no_grad():
+        for view in seen:
+            logits = module(views.apply(x, view.expand(len(x), 2, 3)))
+            total += logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    return total / len(seen)
+
+
+def best_restarts(
+    classes: NDArray[int64],
+    restarts: int,
+    place: Place,
+    shape: tuple[int, ...],
+    attempt: Callable[[torch.Tensor, Progress], torch.Tensor],
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    progress: Progress,
+) -> NDArray[float32]:
+    """Of each class, the restart that scores highest, whatever the sign of the scores.
+
+    Args:
+        classes: `(k,)`.
+        restarts: Attempts for each class.
+        place: Of the labels.
+        shape: Of one record.
+        attempt: For labels `(n,)` and its own progress: a record for each of them, `(n, *shape)`.
+        score: For records and labels: `(n,)`.
+        progress: Told the share of all attempts that is done.
+
+    Returns:
+        `(k, *shape)`.
+    """
+    import numpy as np
+    import torch
+
+    images: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
+    rows = len(classes) * restarts
+    for labels in place.batches(np.repeat(classes, restarts)):
+        done = sum(len(part) for part in images)
+        images.append(attempt(labels, partial(tell, progress, done / rows, len(labels) / rows)))
+        scores.append(score(images[-1], labels))
+    records = to_records(images, shape).reshape(len(classes), restarts, *shape)
+    best = torch.cat(scores).reshape(len(classes), restarts).argmax(dim=1).cpu().numpy()
+    progress(1.0)
+    return np.asarray(records[np.arange(len(classes)), best])
+
+
+def tell(progress: Progress, done: float, part: float, share: float) -> None:
+    """Tell the share of the whole from the share of a part."""
+    progress(min(1.0, done + part * share))

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from ...engine.attack import ThreatModel
 from ...engine.observation import Goal
 from ...engine.target import Access, Exposure
-from ._white_box import Place, Views, gradient_at, to_records, total_variation
+from ._white_box import (
+    Place,
+    Views,
+    best_restarts,
+    confidence,
+    gradient_at,
+    lead_of_another,
+    total_variation,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -104,25 +112,28 @@ class Gradient:
         Raises:
             AccessError: The adversary does not hold the weights.
         """
-        import numpy as np
-        import torch
-
         module = target.module()
         place = Place.of(module)
         generator = place.generator(seed)
         views = Views(self.shift, self.scale, self.flip)
         seen = views.draw(self.transforms, place, generator)  # the same views for every restart
-        images, scores = [], []
-        for labels in place.batches(np.repeat(classes, self.restarts)):
-            images.append(self._optimise(module, target, labels, views, generator))
-            scores.append(_confidence(module, images[-1], labels, views, seen))
-            progress(sum(map(len, images)) / (len(classes) * self.restarts))
-        records = to_records(images, target.shape).reshape(len(classes), self.restarts, *target.shape)
-        best = torch.cat(scores).reshape(len(classes), self.restarts).argmax(dim=1).cpu().numpy()
-        return np.asarray(records[np.arange(len(classes)), best])
+
+        def attempt(labels: torch.Tensor, progress: Progress) -> torch.Tensor:
+            return self._optimise(module, target, labels, views, generator, progress)
+
+        def score(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return confidence(module, images, labels, views, seen)
+
+        return best_restarts(classes, self.restarts, place, target.shape, attempt, score, progress)
 
     def _optimise(
-        self, module: torch.nn.Module, target: Target, labels: torch.Tensor, views: Views, generator: torch.Generator
+        self,
+        module: torch.nn.Module,
+        target: Target,
+        labels: torch.Tensor,
+        views: Views,
+        generator: torch.Generator,
+        progress: Progress,
     ) -> torch.Tensor:
         """Descend from uniform noise. Returns: `(n, *shape)`, one row for each label."""
         import torch
@@ -132,7 +143,7 @@ class Gradient:
         x = low + (high - low) * start
         optimiser = torch.optim.Adam([x], lr=self.learning_rate * (high - low))
         steepest = torch.zeros(len(x), *(1 for _ in target.shape), device=place.device, dtype=place.dtype)
-        for _ in range(self.steps):
+        for step in range(self.steps):
             maps = views.draw(len(x), place, generator)
             slope = gradient_at(x, partial(self._lack, module, views, maps, labels)).gradient
             steepest = torch.maximum(steepest, _size(slope))
@@ -140,37 +151,21 @@ class Gradient:
             x.grad = slope / steepest.clamp_min(torch.finfo(place.dtype).tiny) + self.total_variation * rough
             optimiser.step()
             x.clamp_(low, high)
+            progress((step + 1) / self.steps)
         return x
 
     def _lack(
         self, module: torch.nn.Module, views: Views, maps: torch.Tensor, labels: torch.Tensor, x: torch.Tensor
     ) -> torch.Tensor:
         """What each row lacks to be seen as its class through its view. Args: x `(n, *shape)`. Returns: `(n,)`."""
-        import torch
         from torch.nn.functional import cross_entropy
 
         logits: torch.Tensor = module(views.apply(x, maps))
         if self.loss == "ce":
             return cross_entropy(logits, labels, reduction="none")
-        own = logits.gather(1, labels[:, None])[:, 0]
-        rival = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        return rival - own
+        return lead_of_another(logits, labels)
 
 
 def _size(gradient: torch.Tensor) -> torch.Tensor:
     """Root mean square of each row, shaped to divide it. Args: gradient `(n, *shape)`. Returns: `(n, 1, ...)`."""
     return gradient.square().mean(dim=tuple(range(1, gradient.dim())), keepdim=True).sqrt()
-
-
-def _confidence(
-    module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, views: Views, seen: torch.Tensor
-) -> torch.Tensor:
-    """The model's mean probability of the label over the views, the same for every row. Returns: `(n,)` float64."""
-    import torch
-
-    total = torch.zeros(len(x), device=x.device, dtype=torch.float64)
-    with torch.no_grad():
-        for view in seen:
-            logits = module(views.apply(x, view.expand(len(x), 2, 3)))
-            total += logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    return total / len(seen)
