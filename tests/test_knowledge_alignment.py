@@ -12,11 +12,13 @@ from sklearn.datasets import load_digits
 from sklearn.kernel_ridge import KernelRidge
 
 from midguard.attacks.inversion import _decoders
-from midguard.attacks.inversion.knowledge_alignment import KnowledgeAlignment, _features
+from midguard.attacks.inversion._readings import features as _features
+from midguard.attacks.inversion._readings import readings
+from midguard.attacks.inversion.knowledge_alignment import KnowledgeAlignment
 from midguard.engine.attack import ANSWERS, RecordInversion
 from midguard.engine.errors import AttackError
 from midguard.engine.observation import Goal
-from midguard.engine.target import Access, Exposure, Records, Release, Target
+from midguard.engine.target import Access, Exposure, Noise, NoiseKind, Records, Release, Target
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -52,7 +54,7 @@ def linear(x: np.ndarray) -> np.ndarray:
 def reconstruct(attack: KnowledgeAlignment, target: Target, x: np.ndarray, seed: int = 0) -> np.ndarray:
     answers = target.query(x)
     answers.setflags(write=False)
-    return attack.reconstruct_records(target, answers, seed, lambda _: None)
+    return attack.reconstruct_records(target, answers[None], seed, lambda _: None)
 
 
 def error(found: np.ndarray, truth: np.ndarray) -> float:
@@ -84,6 +86,7 @@ def test_declares_what_it_needs() -> None:
         {"weight_decay": float("nan")},
         {"validation": 0.0},
         {"validation": 0.6},
+        {"repeats": 0},
     ],
     ids=str,
 )
@@ -96,14 +99,14 @@ def test_refuses_parameters_that_make_no_sense(wrong: dict[str, object]) -> None
 def test_stops_without_records_to_learn_from(owned: Records | None) -> None:
     target = target_of(linear, WHOLE, owned)
     with pytest.raises(AttackError, match="at least 10 auxiliary records"):
-        SMALL.reconstruct_records(target, np.full((2, 4), 0.25), 0, lambda _: None)
+        SMALL.reconstruct_records(target, np.full((1, 2, 4), 0.25), 0, lambda _: None)
 
 
 @pytest.mark.parametrize("release", [LOGITS, WHOLE, TOP, LABEL], ids=str)
 def test_stops_where_the_model_has_no_answer_on_them(release: Release) -> None:
     target = target_of(lambda x: np.where(x[:, :1] > 0.9, np.nan, linear(x)), release, records(100, 0))
     with pytest.raises(AttackError, match=r"not finite on \d+ of 100 auxiliary"):
-        SMALL.reconstruct_records(target, np.full((2, 4), 0.25), 0, lambda _: None)
+        SMALL.reconstruct_records(target, np.full((1, 2, 4), 0.25), 0, lambda _: None)
 
 
 def test_stops_where_a_convolution_has_no_image() -> None:
@@ -117,9 +120,9 @@ def test_an_answer_that_is_not_finite_is_reconstructed_as_nan(release: Release) 
     target = target_of(linear, release, records(40, 0))
     answers = target.query(records(3, 1).x)
     answers[1, 2] = np.nan
-    found = SMALL.reconstruct_records(target, answers, 0, lambda _: None)
+    found = SMALL.reconstruct_records(target, answers[None], 0, lambda _: None)
     np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, False])
-    nothing = SMALL.reconstruct_records(target, np.full((2, 4), np.nan), 0, lambda _: None)
+    nothing = SMALL.reconstruct_records(target, np.full((1, 2, 4), np.nan), 0, lambda _: None)
     assert np.isnan(nothing).all()
 
 
@@ -128,8 +131,8 @@ def test_an_answer_that_is_not_finite_is_reconstructed_as_nan(release: Release) 
 
 def test_costs_one_query_for_each_record_of_its_own() -> None:
     target = target_of(linear, WHOLE, records(40, 0))
-    SMALL.reconstruct_records(target, np.full((5, 4), 0.25), 0, lambda _: None)
-    assert target.queries == SMALL.queries(5, 40) == 40
+    SMALL.reconstruct_records(target, np.full((1, 5, 4), 0.25), 0, lambda _: None)
+    assert target.queries == dataclasses.replace(SMALL, repeats=1).queries(5, 40) == 40
 
 
 def test_the_same_seed_gives_the_same_records_and_leaves_global_randomness_alone() -> None:
@@ -153,7 +156,7 @@ def test_the_seed_draws_the_network() -> None:
 
 def test_progress_only_moves_forward_and_arrives() -> None:
     target, done = target_of(linear, WHOLE, records(40, 0)), list[float]()
-    SMALL.reconstruct_records(target, np.full((2, 4), 0.25), 0, done.append)
+    SMALL.reconstruct_records(target, np.full((1, 2, 4), 0.25), 0, done.append)
     assert len(done) > 3
     assert (np.diff(done) >= 0).all()
     assert done[-1] == 1.0
@@ -163,7 +166,7 @@ def test_stays_within_the_bounds_of_the_records() -> None:
     owned = records(200, 0, low=-2.0, high=3.0)
     target = target_of(lambda x: linear((x + 2) / 5), LOGITS, owned, bounds=(-2.0, 3.0))
     far = np.array([[90.0, -90, 90, 0], [-90, 90, 90, 0], [1, 1, 1, 0]])
-    found = SMALL.reconstruct_records(target, far, 0, lambda _: None)
+    found = SMALL.reconstruct_records(target, far[None], 0, lambda _: None)
     assert found.dtype == np.float32
     assert found.min() >= -2 - 1e-6
     assert found.max() <= 3 + 1e-6
@@ -403,3 +406,99 @@ def test_mnist_the_less_is_shown_the_further_down_to_the_class_mean(monkeypatch:
     assert found[WHOLE] < 0.9 * found[TOP]
     assert found[TOP] < 0.95 * found[LABEL]
     assert found[LABEL] == pytest.approx(error(means[labels], victims), rel=0.03)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def noisy(release: Release, scale: float, per: str = "query") -> Release:
+    return dataclasses.replace(release, noise=Noise(NoiseKind.GAUSSIAN, scale, per))
+
+
+def attacked(attack: KnowledgeAlignment, target: Target, x: np.ndarray) -> float:
+    """The error on records that were asked about as often as the attack wants, where that changes anything."""
+    looks = attack.repeats if target.noisy else 1
+    outputs = np.stack([target.query(x) for _ in range(looks)])
+    return error(attack.reconstruct_records(target, outputs, 0, lambda _: None), x)
+
+
+@pytest.mark.parametrize("release", [LOGITS, WHOLE], ids=str)
+def test_averaging_undoes_noise_and_never_more_than_there_is(release: Release) -> None:
+    owned, x = records(400, 0), records(200, 1).x
+    clean = attacked(SMALL, target_of(linear, release, owned), x)
+    scale = 1.0 if release is LOGITS else 0.03
+    noised = noisy(release, scale)
+    once, often = (
+        attacked(dataclasses.replace(SMALL, repeats=r), target_of(linear, noised, owned), x) for r in (1, 32)
+    )
+    assert clean < often < once
+    assert (often - clean) / (once - clean) < 0.5  # 32 looks leave a deviation of a sixth
+
+
+def test_noise_that_belongs_to_the_record_is_not_averaged_away() -> None:
+    owned, x = records(400, 0), records(200, 1).x
+    once, often = (
+        attacked(dataclasses.replace(SMALL, repeats=r), target_of(linear, noisy(LOGITS, 1.0, "record"), owned), x)
+        for r in (1, 32)
+    )
+    assert often == once
+
+
+def test_repeats_are_paid_for_where_they_are_made() -> None:
+    attack = dataclasses.replace(SMALL, repeats=4)
+    target = target_of(linear, noisy(LOGITS, 0.5), records(40, 0))
+    attack.reconstruct_records(target, np.stack([linear(records(5, 1).x)] * 4), 0, lambda _: None)
+    assert target.queries == attack.queries(5, 40) == 160
+
+
+def test_there_is_one_reading_of_one_answer_and_three_of_many() -> None:
+    owned, victims = linear(records(40, 0).x)[None], linear(records(5, 1).x)[None]
+    target = target_of(linear, LOGITS, records(40, 0))
+    assert [r.name for r in readings(target, owned, victims)] == ["mean"]
+    many = [np.repeat(part, 4, axis=0) for part in (owned, victims)]
+    assert [r.name for r in readings(target, many[0], many[1])] == ["mean", "mean of logarithms", "de-noised"]
+
+
+def test_the_denoiser_foretells_what_two_halves_share() -> None:
+    # Two latent values behind four noisy logits: what the halves share is the model's answer.
+    rng, clean = np.random.default_rng(0), linear(records(400, 0).x)
+    noised = clean + rng.normal(0, 3.0, (8, *clean.shape))
+    target = target_of(linear, LOGITS, records(400, 0))
+    plain, _, denoised = readings(target, noised, noised)
+
+    def told(answers: np.ndarray) -> float:
+        """How well a linear map finds the clean logits in what was read."""
+        design = np.c_[answers, np.ones(len(answers))]
+        train, test = slice(0, 300), slice(300, 400)
+        weights = np.linalg.lstsq(design[train], clean[train], rcond=None)[0]
+        return error(design[test] @ weights, clean[test])
+
+    assert told(denoised.owned.features) < 1.2 * told(plain.owned.features)
+
+
+@pytest.mark.parametrize(
+    "release",
+    [WHOLE, TOP, ROUNDED, noisy(LOGITS, 0.5), noisy(WHOLE, 0.02), dataclasses.replace(noisy(TOP, 0.02), decimals=2)],
+    ids=str,
+)
+def test_no_release_is_worse_for_the_adversary_than_the_label_alone(release: Release) -> None:
+    owned, x = records(400, 0), records(300, 1).x
+    floor = attacked(SMALL, target_of(linear, LABEL, owned), x)
+    assert attacked(dataclasses.replace(SMALL, repeats=8), target_of(linear, release, owned), x) < 0.9 * floor
+
+
+def test_noise_without_an_answer_in_it_tells_nothing() -> None:
+    owned, x = records(400, 0), records(300, 1).x
+    nothing = attacked(
+        dataclasses.replace(SMALL, repeats=4), target_of(lambda x: np.zeros((len(x), 4)), noisy(LOGITS, 1.0), owned), x
+    )
+    assert nothing == pytest.approx(error(np.broadcast_to(owned.x.mean(axis=0), x.shape), x), rel=0.03)
+
+
+def test_both_decoders_are_tried_on_images_and_one_on_other_records() -> None:
+    def count(shape: tuple[int, ...]) -> int:
+        answers = _decoders.Answers(np.zeros((20, 4)), np.zeros(20, dtype=np.int64))
+        lesson = _decoders.Lesson(answers, np.zeros((20, int(np.prod(shape)))), 2)
+        return len(dataclasses.replace(SMALL, decoder="both")._networks(lesson, shape, 0))
+
+    assert (count((1, 8, 8)), count((3,))) == (2, 1)
