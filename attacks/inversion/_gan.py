@@ -152,7 +152,7 @@ def _penalty(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, generato
 
 def adam(network: nn.Module, learning_rate: float, first: float = 0.5, second: float = 0.999) -> torch.optim.Adam:
     """Adam with the decay rates that GANs are trained with."""
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, betas=(first, second))
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, betas=(first, second), fused=True)
 
 
 def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -107,6 +107,13 @@ def momentum(learning_rate: float, kept: float) -> Callable[[list[torch.Tensor]]
     return lambda z: torch.optim.SGD(z, lr=learning_rate, momentum=kept, nesterov=True)
 
 
+def log_likelihood(module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the model under attack says of each record's label. Args: x `(n, *shape)`. Returns: `(n,)` float64, <= 0."""
+    with torch.no_grad():
+        logits: torch.Tensor = module(x)
+    return logits.double().log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+
+
 def plainly(objective: Objective) -> Callable[[torch.Tensor], torch.Tensor]:
     """Follow the gradient itself."""
     return lambda z: gradient_at(z, objective).gradient

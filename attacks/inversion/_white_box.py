@@ -156,7 +156,7 @@ class Slope:
 
 
 def lead_of_another(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Max-margin loss (Yuan et al. 2023, arXiv 2302.09814, eq. 5): the largest other logit minus the label's own.
+    """Max-margin loss (Yuan et al. 2023, arXiv 2302.09814): the largest other logit minus the label's own.
 
     Args:
         logits: `(n, classes)`.
