@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...engine.attack import Progress
-    from ._priors import Prior
+
+
+class Box(Protocol):
+    """Where z is drawn from, and how far it may go; every prior is one."""
+
+    @property
+    def radius(self) -> float: ...
+
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw z. Returns: `(n, size)`."""
+        ...
+
 
 #: Of rows of z `(n, size)` to what is descended on, `(n,)`, a row at a time.
 Objective = Callable[[torch.Tensor], torch.Tensor]
@@ -51,7 +62,7 @@ class Trial:
         score: For records and labels: what the model under attack says of them, `(n,)`; the highest restart is kept.
     """
 
-    prior: Prior
+    prior: Box
     search: Search
     direction: Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
     images: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -78,7 +89,7 @@ class Trial:
 
 
 def descend(
-    prior: Prior,
+    prior: Box,
     search: Search,
     direction: Callable[[torch.Tensor], torch.Tensor],
     n: int,

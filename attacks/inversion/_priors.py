@@ -83,8 +83,8 @@ class Decoded:
         return z.to(self.place.dtype).clamp(-self.radius, self.radius)
 
 
-def scaled(auxiliary: Records | None, bounds: tuple[float, float], place: Place) -> torch.Tensor:
-    """The adversary's records as shares of the bounds. Returns: `(n, *shape)` float32, in [0, 1].
+def owned(auxiliary: Records | None, place: Place) -> torch.Tensor:
+    """The adversary's records as the model reads them. Returns: `(n, *shape)`.
 
     Raises:
         AttackError: There are none, or too few to learn from.
@@ -92,9 +92,17 @@ def scaled(auxiliary: Records | None, bounds: tuple[float, float], place: Place)
     found = 0 if auxiliary is None else len(auxiliary)
     if auxiliary is None or found < FEWEST:
         raise AttackError(f"expected at least {FEWEST} auxiliary records to learn a prior from, found {found}")
+    return torch.as_tensor(auxiliary.x, dtype=place.dtype, device=place.device)
+
+
+def scaled(auxiliary: Records | None, bounds: tuple[float, float], place: Place) -> torch.Tensor:
+    """The adversary's records as shares of the bounds. Returns: `(n, *shape)` float32, in [0, 1].
+
+    Raises:
+        AttackError: There are none, or too few to learn from.
+    """
     low, high = bounds
-    x = torch.as_tensor(auxiliary.x, dtype=torch.float32, device=place.device)
-    return ((x - low) / (high - low)).clamp(0.0, 1.0)
+    return ((owned(auxiliary, place).float() - low) / (high - low)).clamp(0.0, 1.0)
 
 
 # --- principal components --------------------------------------------------------------------------------------------
@@ -119,12 +127,12 @@ def fit_pca(
 
     x = scaled(auxiliary, bounds, place)
     flat = x.flatten(1).cpu().double().numpy()
+    if not (flat.std(axis=0) > _ROUNDING).any():
+        raise AttackError("the auxiliary records do not differ from each other, so they say nothing of other records")
     most = min(components, len(flat) - 1, flat.shape[1])
     pca = PCA(most, svd_solver="randomized", random_state=seed % 2**32).fit(flat)
     spread = pca.explained_variance_**0.5
-    kept = spread > _ROUNDING * max(float(spread.max()), _ROUNDING)
-    if not kept.any():
-        raise AttackError("the auxiliary records do not differ from each other, so they say nothing of other records")
+    kept = spread > _ROUNDING * spread.max()
     rows = pca.components_[kept] * spread[kept, None]
     centre, span = (torch.as_tensor(part, dtype=place.dtype, device=place.device) for part in (pca.mean_, rows))
     return Decoded(len(rows), bounds, tuple(x.shape[1:]), place, lambda z: centre + z @ span)

@@ -173,14 +173,13 @@ class GMI:
 
     def _jury(self, target: Target, module: torch.nn.Module, seed: int, place: Place) -> _Jury:
         """The model, and what LOMMA puts beside it; the adversary's records go through the model once."""
-        import torch
-
         from ._lomma import Watched, distil
+        from ._priors import owned
 
         watched = Watched.of(module, target.classes) if self.features else Watched(module, None)
-        if not (self.features or self.students) or target.auxiliary is None:
+        if not (self.features or self.students):
             return _Jury(watched, (), None)
-        seen = watched.see_all(torch.as_tensor(target.auxiliary.x, dtype=place.dtype, device=place.device))
+        seen = watched.see_all(owned(target.auxiliary, place))
         students = distil(
             target.auxiliary, seen.logits, target.bounds, self.students, self.student_steps, seed, place, lambda s: None
         )
