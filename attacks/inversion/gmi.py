@@ -38,7 +38,7 @@ _TRAINING = 0.8
 
 @dataclass(frozen=True, slots=True)
 class GMI:
-    """Searches what a generator makes for records that convince the model and look real to the critic (GMI).
+    """Searches what a generator makes for records that look real and convince the model (GMI).
 
     The generator and its critic (WGAN-GP) learn from the adversary's own records, which may be of other classes. The
     paper's sizes, which want a GPU, are those of the thorough profile.

@@ -35,7 +35,7 @@ _FITTING = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """Optimises the coordinates of a plausible record until the model recognises the class in many views of it.
+    """Optimises plausible records until the model recognises the class in many views of them.
 
     The gradient of the loss is divided by the largest that the row has met, so that neither the scale of the logits nor
     the number of directions decides how much the prior counts. A smaller `typicality` ends in bolder records, which

@@ -34,7 +34,7 @@ _TRAINING = 0.8
 
 @dataclass(frozen=True, slots=True)
 class PLGMI:
-    """Searches what a generator, told the class, makes for records that the model recognises in random views (PLG-MI).
+    """Searches what a generator that is told the class makes for records that the model knows (PLG-MI).
 
     Of the paper's views, sizes and shifts are kept; it mirrors half of them, turns them a little and changes their
     brightness besides. Its generator and critic are residual networks; here they are plain ones.
