@@ -73,6 +73,33 @@ def exposed_activations(
     return source.add(release.noise, clean, x)
 
 
+def noised_logits(
+    module: torch.nn.Module, release: Release, x: NDArray[float32], source: NoiseSource
+) -> NDArray[float64]:
+    """What the model answers where its upper part is given the exposed activations: what a split model is worth.
+
+    Returns:
+        `(n, classes)`.
+    """
+    import numpy as np
+    import torch
+
+    def noised(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        clean = output.flatten(1).double().cpu().numpy()
+        given = source.add(release.noise, clean, x[start : start + len(clean)])
+        return torch.as_tensor(given, dtype=output.dtype, device=output.device).reshape(output.shape)
+
+    hook, answers, start = find_layer(module, release.layer).register_forward_hook(noised), [], 0
+    try:
+        with torch.no_grad():
+            for start in range(0, len(x), _BATCH):
+                batch = torch.tensor(x[start : start + _BATCH], dtype=torch.float32, device=_device(module))
+                answers.append(module(batch).double().cpu().numpy())
+    finally:
+        hook.remove()
+    return np.concatenate(answers) if answers else np.empty((0, 0))
+
+
 def exposed_gradients(
     module: torch.nn.Module, release: Release, x: NDArray[float32], y: NDArray[int64], source: NoiseSource
 ) -> NDArray[float64]:

@@ -16,6 +16,7 @@ from . import store as storage
 from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion, RecordSeparation
 from .controls import Controls, Stage, shuffled_within, undefended
 from .errors import AccountingError, InputError, NotMeasurable
+from .exposed import noised_logits
 from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
 from .ledger import Unit
 from .measure import Informed, Measure, Provable
@@ -35,7 +36,7 @@ from .recipe import Recipe, load_recipe
 from .reference import Trained, complementary, train_references
 from .shift import Feature, Shift, shift_test
 from .subject import load_module, make_target
-from .target import Access, Exposure, Records, Reference, Release, Target, joined
+from .target import Access, Exposure, NoiseSource, Records, Reference, Release, Target, joined
 
 if TYPE_CHECKING:
     import torch
@@ -603,12 +604,20 @@ def predictions(bench: Bench) -> Predictions:
     if isinstance(kept, Predictions):
         return kept
     records = _given(bench.records.nonmembers)
-    label = make_target(bench.subject.task, Release(Exposure.LABEL), Access.RELEASE, None, lambda: bench.module)
-    answers = label.query(records.x)
+    answers = _released_answers(bench, records.x)
     answered = np.isfinite(answers).all(axis=1)
     found = Predictions(records.y, np.where(answered, answers.argmax(axis=1), NO_ANSWER).astype(np.int64))
     bench.store.put(name, storage.encode(found))
     return found
+
+
+def _released_answers(bench: Bench, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What the released model answers: a split one by what its upper part is given, noise and all."""
+    task, release = bench.subject.task, bench.subject.release
+    if release.exposes is Exposure.ACTIVATIONS and release.noise is not None:
+        source = NoiseSource(derive(bench.plan.seed, "noise of the predictions"))
+        return noised_logits(bench.module, release, x, source)
+    return make_target(task, Release(Exposure.LABEL), Access.RELEASE, None, lambda: bench.module).query(x)
 
 
 def account(bench: Bench, requirement: Requirement) -> AccountOutcome:
