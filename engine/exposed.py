@@ -7,9 +7,13 @@ been given the clean values, and the noise looked useless).
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from .errors import NotMeasurable
 from .target import Exposure
 
 if TYPE_CHECKING:
@@ -23,30 +27,45 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 
-def passing(
-    module: torch.nn.Module,
-    release: Release,
-    x: NDArray[float32],
-    y: NDArray[int64] | None,
-    source: NoiseSource,
-) -> NDArray[float64]:
-    """What the release lets pass by when these records go through the model.
+@dataclass(slots=True)
+class Passage:
+    """What a release lets pass by when records go through the model.
 
-    Args:
-        module: The model, in evaluation mode.
+    The clean activations of the records that passed last are kept, so that watching them again costs no new pass.
+
+    Attributes:
         release: It exposes activations or gradients.
-        x: `(n, *shape)`.
-        y: `(n,)`, their classes; gradients need them.
-        source: What the noise is drawn from.
-
-    Returns:
-        As `exposed_activations` or `exposed_gradients`.
+        module: Gives the model, in evaluation mode.
     """
-    if release.exposes is Exposure.ACTIVATIONS:
-        return exposed_activations(module, release, x, source)
-    if y is None:
-        raise ValueError("gradients are those of records with their classes")
-    return exposed_gradients(module, release, x, y, source)
+
+    release: Release
+    module: Callable[[], torch.nn.Module]
+    _last: tuple[bytes, NDArray[float64]] | None = field(default=None, repr=False)
+
+    def __call__(self, x: NDArray[float32], y: NDArray[int64] | None, source: NoiseSource) -> NDArray[float64]:
+        """Let records pass.
+
+        Args:
+            x: `(n, *shape)`.
+            y: `(n,)`, their classes; gradients need them.
+            source: What the noise is drawn from.
+
+        Returns:
+            As `exposed_activations` or `exposed_gradients`.
+        """
+        if self.release.exposes is Exposure.GRADIENTS:
+            if y is None:
+                raise ValueError("gradients are those of records with their classes")
+            return exposed_gradients(self.module(), self.release, x, y, source)
+        return _noised(source, self.release, self._clean(x), x)
+
+    def _clean(self, x: NDArray[float32]) -> NDArray[float64]:
+        import numpy as np
+
+        seen = hashlib.sha256(np.ascontiguousarray(x).data).digest()
+        if self._last is None or self._last[0] != seen:
+            self._last = seen, _clean_activations(self.module(), self.release.layer, x)
+        return self._last[1]
 
 
 def exposed_activations(
@@ -57,47 +76,75 @@ def exposed_activations(
     Returns:
         `(n, d)`, each record's flattened.
     """
+    return _noised(source, release, _clean_activations(module, release.layer, x), x)
+
+
+def _noised(source: NoiseSource, release: Release, clean: NDArray[float64], x: NDArray[float32]) -> NDArray[float64]:
+    """Clean activations with the release's noise; a copy, which nobody can use to reach the clean ones."""
+    return source.add(release.noise, clean.copy(), x)
+
+
+def _clean_activations(module: torch.nn.Module, name: str, x: NDArray[float32]) -> NDArray[float64]:
     import numpy as np
     import torch
 
-    layer, seen = find_layer(module, release.layer), []
+    layer, seen, device = find_layer(module, name), list[torch.Tensor](), _device(module)
     hook = layer.register_forward_hook(lambda _, __, output: seen.append(output.flatten(1)))
-    device = _device(module)
     try:
         with torch.no_grad():
             for start in range(0, len(x), _BATCH):
                 module(torch.tensor(x[start : start + _BATCH], dtype=torch.float32, device=device))
     finally:
         hook.remove()
-    clean = np.concatenate([part.double().cpu().numpy() for part in seen]) if seen else np.empty((0, 0))
-    return source.add(release.noise, clean, x)
+    return np.concatenate([part.double().cpu().numpy() for part in seen]) if seen else np.empty((0, 0))
 
 
 def noised_logits(
     module: torch.nn.Module, release: Release, x: NDArray[float32], source: NoiseSource
 ) -> NDArray[float64]:
-    """What the model answers where its upper part is given the exposed activations: what a split model is worth.
+    """What a split model answers: its upper part on the exposed activations, and on nothing else of the records.
+
+    Args:
+        module: The whole model, in evaluation mode.
+        release: It exposes activations.
+        x: `(n, *shape)`.
+        source: What the noise is drawn from.
 
     Returns:
         `(n, classes)`.
+
+    Raises:
+        NotMeasurable: The record reaches the answer around the layer, too, so that no server could do with what passes.
     """
+    import numpy as np
+
+    given = exposed_activations(module, release, x, source)
+    blank = np.zeros_like(x[:1])
+    first, second = (_upper(module, release.layer, record, given[:1]) for record in (blank, blank + 1))
+    if not np.array_equal(first, second, equal_nan=True):
+        raise NotMeasurable(
+            f"the record reaches the answer around the layer {release.layer!r}: nothing can be answered from what is "
+            "exposed alone; name a layer through which everything passes (spec.release.layer)"
+        )
+    starts = range(0, len(x), _BATCH)
+    return np.concatenate([_upper(module, release.layer, blank, given[i : i + _BATCH]) for i in starts])
+
+
+def _upper(module: torch.nn.Module, name: str, record: NDArray[float32], given: NDArray[float64]) -> NDArray[float64]:
+    """The answer on a record that says nothing, its layer's output put in place. Args: given `(n, d)`."""
     import numpy as np
     import torch
 
-    def noised(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
-        clean = output.flatten(1).double().cpu().numpy()
-        given = source.add(release.noise, clean, x[start : start + len(clean)])
+    def put(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(given, dtype=output.dtype, device=output.device).reshape(output.shape)
 
-    hook, answers, start = find_layer(module, release.layer).register_forward_hook(noised), [], 0
+    hook = find_layer(module, name).register_forward_hook(put)
     try:
         with torch.no_grad():
-            for start in range(0, len(x), _BATCH):
-                batch = torch.tensor(x[start : start + _BATCH], dtype=torch.float32, device=_device(module))
-                answers.append(module(batch).double().cpu().numpy())
+            answers = module(torch.tensor(np.repeat(record, len(given), axis=0), device=_device(module)))
     finally:
         hook.remove()
-    return np.concatenate(answers) if answers else np.empty((0, 0))
+    return np.asarray(answers.double().cpu().numpy())
 
 
 def exposed_gradients(
@@ -157,6 +204,33 @@ def find_layer(module: torch.nn.Module, name: str) -> torch.nn.Module:
     near = get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20]) or 'none'}"
     raise LookupError(f"the model has no layer {name!r}; {hint}")
+
+
+def check_layer(module: torch.nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Refuse a layer that does not give one array for each record.
+
+    Args:
+        module: The model.
+        name: The layer.
+        shape: Of one record.
+
+    Raises:
+        LookupError: There is none of this name, or it does not run once for each record; the message says what to do.
+    """
+    import torch
+
+    outputs = list[object]()
+    hook = find_layer(module, name).register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            module(torch.zeros((2, *shape), device=_device(module)))
+    finally:
+        hook.remove()
+    if len(outputs) != 1:
+        raise LookupError(f"the layer {name!r} runs {len(outputs)} times on a record, expected once")
+    (output,) = outputs
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.shape[:1] != (2,):
+        raise LookupError(f"the layer {name!r} does not give one array of numbers for each record")
 
 
 def _device(module: torch.nn.Module) -> torch.device:

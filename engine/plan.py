@@ -372,8 +372,8 @@ def _job(choice: AttackChoice, subject: Subject, seed: int, sizes: Sizes) -> Job
 
 def _targets(attack: Attack, subject: Subject, sizes: Sizes) -> int:
     """How many candidates, classes or records an attack meets; whole batches of them, where gradients pass by."""
-    wanted = min(getattr(attack, "victims", VICTIMS), sizes.members)
     batch = subject.release.batch if attack.threat.watches else 1
+    wanted = min(max(getattr(attack, "victims", VICTIMS), batch), sizes.members)
     return {
         Goal.MEMBERSHIP: sizes.members + sizes.nonmembers,
         Goal.RISK: sizes.members + sizes.nonmembers,

@@ -18,7 +18,7 @@ from .audit import read_audit
 from .copies import first_copies, near_copies
 from .document import Document, PathTo, read, violations
 from .errors import InputError, Location, Problem
-from .exposed import find_layer, passing
+from .exposed import Passage, check_layer
 from .formats import DataSource, choose_data, choose_model_format, data_schema, existing, model_format
 from .ledger import Account, AuditResult, Claim, Ledger, read_ledger
 from .target import PASSING, Access, Exposure, Noise, NoiseKind, NoiseSource, Records, Release, Target
@@ -225,6 +225,7 @@ def load_records(subject: Subject) -> SubjectRecords:
     named = {name: part for name, part in records.items() if part is not None}
     _refuse_overlap(subject, named)
     _refuse_short_ledger(subject, records["members"])
+    _refuse_large_batch(subject, records["members"])
     # A record that stands twice in a set is one record: counted twice, it would narrow every interval.
     rows = {name: first_copies(part.x) for name, part in named.items()}
     single = {name: part.take(rows[name]) for name, part in named.items()}
@@ -260,13 +261,13 @@ def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
 
 
 def _refuse_unknown_layer(subject: Subject, module: torch.nn.Module) -> None:
-    """Refuse a release of activations that names a layer which the model does not have."""
+    """Refuse a release of activations that names a layer which the model does not have, or which is none."""
     if subject.release.layer:
         try:
-            find_layer(module, subject.release.layer)
+            check_layer(module, subject.release.layer, subject.task.shape)
         except LookupError as error:
-            message = f"{subject.file}: {error.args[0]}"
-            raise InputError.of(message, "correct spec.release.layer") from error
+            where = read(subject.file).place((*_SPEC, "release", "layer"))
+            raise InputError.of(str(error.args[0]), "correct spec.release.layer", where) from error
 
 
 def make_target(
@@ -301,9 +302,6 @@ def make_target(
         remembered = [logits for seen, logits in known if seen is x]
         return remembered[0] if remembered else logits_of(placed(), x, task.classes)
 
-    def passed(x: NDArray[float32], y: NDArray[int64] | None, source: NoiseSource) -> NDArray[float64]:
-        return passing(placed(), release, x, y, source)
-
     return Target(
         release=release,
         access=access,
@@ -314,7 +312,7 @@ def make_target(
         _logits=answered,
         _module=placed,
         noise=NoiseSource(noise_seed),
-        _passing=passed if release.exposes in PASSING else None,
+        _passing=Passage(release, placed) if release.exposes in PASSING else None,
     )
 
 
@@ -734,6 +732,15 @@ def _refuse_short_ledger(subject: Subject, members: Records | None) -> None:
             f"{subject.file}: the ledger is over {ledger.records} records, the members are {len(members)}{canaries}"
         )
         raise InputError.of(message, "give the ledger that was written with this model, or take it out")
+
+
+def _refuse_large_batch(subject: Subject, members: Records | None) -> None:
+    """Refuse a release of gradients of more records at a time than there are: no gradient would ever be looked at."""
+    batch = subject.release.batch
+    if members is not None and batch > len(members):
+        where = read(subject.file).place((*_SPEC, "release", "batch"))
+        message = f"gradients of {batch} records at a time, but there are {len(members)} members"
+        raise InputError.of(message, f"name a batch of at most {len(members)}", where)
 
 
 def _build(subject: Subject) -> torch.nn.Module:

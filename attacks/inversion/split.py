@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...engine.attack import ThreatModel
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 #: Fewer records of his own teach an adversary nothing that could be compared.
 _FEWEST = 10
-#: Held-out records of his own on which he compares the decoder with the search from it.
+#: Held-out records of his own on which he compares the decoder with the searches from it.
 _COMPARED = 64
+#: Records that the linear decoder is fitted on at most, and the ridges among which leaving one out chooses.
+_LINEAR_RECORDS = 2000
+_RIDGES = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,9 @@ class Split:
     """Reconstructs a record from a layer's activation, by a decoder and, with the weights, by a search from its guess.
 
     The decoder learns from activations of the adversary's own records that passed the same release, noised as often and
-    averaged as often as those that he reads. Who holds the weights besides looks for the record whose activation is
-    nearest, beginning at the decoder's guess (regularised maximum likelihood). Which of the two he believes his own
-    held-out records decide.
+    averaged as often as those that he reads: a network, a kernel ridge, a linear one. Who holds the weights besides
+    looks for the record whose activation is nearest, beginning at the decoder's guess, with and without a weight on
+    smoothness (regularised maximum likelihood). Which guess he believes his own held-out records decide.
 
     Attributes:
         decoder: Network between activation and record: `mlp`, `conv` for images, or the better of `both`.
@@ -94,7 +98,8 @@ class Split:
 
     def queries(self, targets: int, auxiliary: int) -> int:
         """One for each auxiliary record and repeat; with the weights, at most one more for each record and step."""
-        return auxiliary * self.repeats + (targets + min(_COMPARED, auxiliary)) * self.steps
+        compared = len(self._weights()) * min(_COMPARED, auxiliary)
+        return auxiliary * self.repeats + (targets + compared) * self.steps
 
     def reconstruct_records(
         self, target: Target, outputs: NDArray[float64], seed: int, progress: Progress
@@ -133,7 +138,7 @@ class Split:
         from . import _decoders
 
         training = _decoders.Training(self.epochs, self.batch, self.lr, 0.0)
-        decoders = [_decoders.class_means(lesson), _decoders.kernel_ridge(lesson)]
+        decoders = [_decoders.class_means(lesson), _linear(lesson), _decoders.kernel_ridge(lesson)]
         decoders += [
             _decoders.network(lesson, net, training, seed, progress) for net in self._networks(lesson, shape, seed)
         ]
@@ -165,13 +170,22 @@ class Split:
         guess = best.decode(seen.read(activations))
         if target.access is not Access.WEIGHTS or not self.steps:
             return guess
-        count = min(_COMPARED, lesson.held)
+        count, weights = min(_COMPARED, lesson.held), self._weights()
         own, truth = seen.held[:count], lesson.records[:count]
         begun = best.decode(seen.read(own))
-        better = self._search(target, seen, own, begun, lambda share: progress(0.7 + 0.1 * share))
-        if ((better - truth) ** 2).mean() >= ((begun - truth) ** 2).mean():
+        errors = []
+        for done, weight in enumerate(weights):
+            told = partial(_part, progress, 0.7 + 0.1 * done / len(weights), 0.1 / len(weights))
+            reached = self._search(target, seen, own, begun, weight, told)
+            errors.append(float(((reached - truth) ** 2).mean()))
+        if min(errors) >= ((begun - truth) ** 2).mean():
             return guess
-        return self._search(target, seen, activations, guess, lambda share: progress(0.8 + 0.2 * share))
+        smooth = weights[errors.index(min(errors))]
+        return self._search(target, seen, activations, guess, smooth, partial(_part, progress, 0.8, 0.2))
+
+    def _weights(self) -> tuple[float, ...]:
+        """What smoothness may weigh in the search; where there is no noise, nothing is best."""
+        return (0.0, self.total_variation) if self.total_variation else (0.0,)
 
     def _search(
         self,
@@ -179,6 +193,7 @@ class Split:
         seen: _Sight,
         activations: NDArray[float64],
         start: NDArray[float64],
+        smooth: float,
         progress: Progress,
     ) -> NDArray[float64]:
         """Descend to records whose activations are nearest (rMLE). Args: start `(n, values)`. Returns: likewise."""
@@ -189,12 +204,12 @@ class Split:
         parts = [slice(i, i + ROWS) for i in range(0, len(start), ROWS)]
         found = []
         for done, part in enumerate(parts):
-            found.append(self._descend(target, seen, activations[part], start[part]))
+            found.append(self._descend(target, seen, activations[part], start[part], smooth))
             progress((done + 1) / len(parts))
         return np.concatenate(found)
 
     def _descend(
-        self, target: Target, seen: _Sight, activations: NDArray[float64], start: NDArray[float64]
+        self, target: Target, seen: _Sight, activations: NDArray[float64], start: NDArray[float64], smooth: float
     ) -> NDArray[float64]:
         import numpy as np
         import torch
@@ -210,7 +225,7 @@ class Split:
             for _ in range(self.steps):
                 given = layer_output(module, target.release.layer, low + (high - low) * x)
                 missed = ((given - wanted) / scale).square().mean(dim=1)
-                loss = (missed + self.total_variation * total_variation(x)).sum()
+                loss = (missed + smooth * total_variation(x)).sum()
                 (x.grad,) = torch.autograd.grad(loss, x)
                 adam.step()
                 x.data.clamp_(0.0, 1.0)
@@ -271,6 +286,25 @@ def layer_output(module: torch.nn.Module, layer: str, x: torch.Tensor) -> torch.
     finally:
         hook.remove()
     return seen[0]
+
+
+def _linear(lesson: Lesson) -> Decoder:
+    """Ridge regression on the activations: exact where the layer is linear and loses nothing."""
+    import numpy as np
+    from sklearn.linear_model import RidgeCV
+
+    from ._decoders import Decoder
+
+    features, records, held = lesson.answers.features, lesson.records, lesson.held
+    learnt = slice(held, held + _LINEAR_RECORDS)
+    ridge = RidgeCV(alphas=_RIDGES).fit(features[learnt], records[learnt])
+    error = ((np.clip(ridge.predict(features[:held]), 0.0, 1.0) - records[:held]) ** 2).mean()
+    return Decoder(lambda answers: np.clip(ridge.predict(answers.features), 0.0, 1.0), float(error))
+
+
+def _part(progress: Progress, done: float, part: float, share: float) -> None:
+    """Tell the share of the whole from the share of a part."""
+    progress(done + part * share)
 
 
 def _owned(target: Target) -> Records:
