@@ -84,7 +84,7 @@ class Reconstruction:
     """How close an inversion attack came to each of its targets, beside the best guess without the model.
 
     Attributes:
-        goal: `Goal.CLASS` (a target is a class) or `Goal.RECORD` (a target is one record).
+        goal: `Goal.CLASS` (a target is a class), `Goal.RECORD` (one record) or `Goal.UPDATE` (a record of an update).
         targets: `(n,)` int64, the class or the record's position among the victims.
         labels: `(n,)` int64, the class of each target.
         mse: `(n,)` mean squared error per value; for classes, to the nearest training record of that class.
@@ -96,6 +96,15 @@ class Reconstruction:
         votes: `(n, e)` bool: evaluator recognises the target's identity in the reconstruction.
         false_votes: `(m, e)` bool: the same evaluators on reconstructions that cannot carry it (their false positives).
         evaluator_accuracy: `(e,)` accuracy of each evaluator on real records that it was not fitted on.
+        feature: `(n,)` mean squared distance between features; `None` where nothing was fitted to have any. For
+            classes, to the nearest training record of the class.
+        baseline_feature: `(b, n)` likewise.
+        gap: `(n,)` how much further the nearest other class, or victim, is than the own, in mean squared error.
+        rank: `(n,)` how many classes, or victims, are at least as near, the own included: 1 is the best.
+        false_rank: `(m,)` the same for reconstructions that cannot carry the target.
+        yardsticks: What only the truth could tell: names of stand-ins for the best that there could be.
+        yardstick_mse: `(y, n)` how far each of them is.
+        yardstick_votes: `(y, n, e)` bool: in which of them the evaluators recognise the target.
     """
 
     goal: Goal
@@ -110,6 +119,14 @@ class Reconstruction:
     votes: NDArray[bool_]
     false_votes: NDArray[bool_]
     evaluator_accuracy: NDArray[float64]
+    feature: NDArray[float64] | None = None
+    baseline_feature: NDArray[float64] | None = None
+    gap: NDArray[float64] | None = None
+    rank: NDArray[int64] | None = None
+    false_rank: NDArray[int64] | None = None
+    yardsticks: tuple[str, ...] = ()
+    yardstick_mse: NDArray[float64] | None = None
+    yardstick_votes: NDArray[bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.targets)
@@ -119,6 +136,10 @@ class Reconstruction:
         for name in ("baseline_mse", "baseline_ssim"):
             if not self.baselines or getattr(self, name).shape != (len(self.baselines), n):
                 raise ValueError(f"expected {name} of shape {(len(self.baselines), n)}")
+        for name in ("feature", "gap", "rank"):
+            part = getattr(self, name)
+            if part is not None and len(part) != n:
+                raise ValueError(f"expected {n} {name}, found {len(part)}")
 
 
 #: Predicted where the model gave NaN or infinity: an answer that is right about no record.

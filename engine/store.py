@@ -141,5 +141,5 @@ def decode(content: bytes) -> Observation:
     cls = _KINDS[plain.pop("kind")]
     if cls is Reconstruction:
         plain["goal"] = Goal(plain["goal"])
-        plain |= {name: tuple(plain[name]) for name in ("evaluators", "baselines")}
+        plain |= {name: tuple(plain[name]) for name in ("evaluators", "baselines", "yardsticks")}
     return cls(**plain, **arrays)
