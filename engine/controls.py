@@ -6,6 +6,8 @@
 | separation | many such models | the models' answers, in and out shuffled for each record |
 | class inversion | trained on the members without any defense | trained on other records under shuffled labels |
 | record inversion | trained on the members, releases every score | the subject's answers, shuffled within each class |
+
+What an inversion attack meets besides, `inverting` tells.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .descent import fit
+from .errors import NotMeasurable
 from .plan import derive
 from .recipe import Augmentation, OptimizerChoice, Recipe, Schedule
 from .reference import complementary, samples, train_references
@@ -172,6 +175,24 @@ class Controls:
         shuffled = Records(others.x, rng.permutation(others.y))
         module = self._fit(shuffled, "inversion null", _STEPS)
         return self.bench(self.release.opened(), self.auxiliary, lambda: module)
+
+    def inversion_without(self, classes: NDArray[np.int64]) -> Target:
+        """A model trained on other records, none of them of these classes."""
+        others = joined(_given(self.nonmembers), self.auxiliary)
+        left = others.take(np.flatnonzero(~np.isin(others.y, classes)))
+        if not len(left):
+            raise NotMeasurable("without these classes there is no record left to train a model on")
+        module = self._fit(left, f"inversion without {classes.tolist()}", _STEPS)
+        return self.bench(self.release.opened(), self.auxiliary, lambda: module)
+
+    def inversion_untrained(self, release: Release) -> Target:
+        """The subject's network with random weights."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "untrained"))
+            module = self.recipe.architecture.build(self.task.shape, self.task.classes)
+        return self.bench(release, self.auxiliary, lambda: module)
 
     def _fit(self, records: Records, name: str, steps: int) -> torch.nn.Module:
         return fit(self._lasting(len(records), steps), records, derive(self.seed, name)).module

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: At most so many members are reconstructed by a record-level attack.
 VICTIMS = 1000
+#: Rows in which a class attack must find nothing, besides the null. An untrained model's scores do tell of a record.
+UNTRAINED, WITHOUT = "untrained", "without the class"
+CLASS_NULLS = (UNTRAINED, WITHOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ class Outcome:
         queries: Records it sent through the subject.
         unmeasurable: Whether it was not stopped by a fault but by what the subject does not give.
         budgets: What the same attack achieves on the subject with fewer reference models, by their number.
+        rows: What an inversion attack did elsewhere, by the name of the row: on an untrained model, on nonmembers.
     """
 
     job: Job
@@ -170,6 +174,7 @@ class Outcome:
     queries: int
     unmeasurable: bool = False
     budgets: Mapping[int, Observation] = field(default_factory=dict)
+    rows: Mapping[str, ControlRun] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ import numpy as np
 
 from . import store as storage
 from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion, RecordSeparation
-from .controls import Controls, Stage, shuffled_within, undefended
+from .controls import Controls, Stage, undefended
 from .errors import AccountingError, InputError, NotMeasurable
 from .exposed import noised_logits
-from .judges import Evaluators, fit_evaluators, judge_classes, judge_records
+from .inverting import FLOOR, NONMEMBERS, further_roles, observe_classes, observe_records
+from .judges import Evaluators, fit_evaluators
 from .ledger import Unit
 from .measure import Informed, Measure, Provable
 from .measurement import Basis, Measurement, Quantity
@@ -27,11 +28,10 @@ from .observation import (
     Membership,
     Observation,
     Predictions,
-    Reconstruction,
     Separation,
     candidate_order,
 )
-from .plan import VICTIMS, AccountOutcome, ControlRun, Job, Outcome, Plan, ReferenceStory, derive
+from .plan import UNTRAINED, VICTIMS, WITHOUT, AccountOutcome, ControlRun, Job, Outcome, Plan, ReferenceStory, derive
 from .recipe import Recipe, load_recipe
 from .reference import Trained, complementary, train_references
 from .shift import Feature, Shift, shift_test
@@ -91,6 +91,7 @@ class Bench:
     report: Report = silent
     spending: Spending | None = None
     drawn: dict[str, tuple[Target, NDArray[np.float32]]] = field(default_factory=dict, repr=False)
+    models: dict[str, Target] = field(default_factory=dict, repr=False)
     #: What the user's own code does can change without any file that is named here: its outcomes are never found again.
     factory: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -242,24 +243,17 @@ class Bench:
         self.report("training the null", 0.0)
         return self.controls.inversion_null()
 
-    def null_images(self, job: Job) -> tuple[Target, NDArray[np.float32]]:
-        """What a class inversion draws of a model without these classes; drawn once for a job."""
-        name = f"null {job.identity}"
-        if name not in self.drawn:
-            progress: Progress = lambda share: self.report(f"{job.name} on the null", share)  # noqa: E731
-            images = _of(job, ClassInversion).reconstruct_classes(self.inversion_null, self.classes, job.seed, progress)
-            self.drawn[name] = (self.inversion_null, np.asarray(images))
-        return self.drawn[name]
+    def inversion_without(self, classes: NDArray[np.int64]) -> Target:
+        """A model that never saw a record of these classes."""
+        name = f"without {classes.tolist()}"
+        if name not in self.models:
+            self.report("training the models without a class", 0.0)
+            self.models[name] = self.controls.inversion_without(classes)
+        return self.models[name]
 
-    def record_images(self, job: Job, role: str, progress: Progress) -> tuple[Target, NDArray[np.float32]]:
-        """What a record inversion draws of the victims, drawn once; the null judges what was drawn of the subject."""
-        name = f"{role} {job.identity}"
-        if name not in self.drawn:
-            target = self.inversion_twin if role == "twin" else self.target_in(role)
-            outputs = _seen(target, job, self.victims(job.targets))
-            images = _of(job, RecordInversion).reconstruct_records(target, outputs, job.seed, progress)
-            self.drawn[name] = (target, np.asarray(images))
-        return self.drawn[name]
+    def inversion_untrained(self, release: Release) -> Target:
+        """The subject's network with random weights."""
+        return self.controls.inversion_untrained(release)
 
     def subject_target(self) -> Target:
         """The subject as this adversary sees it."""
@@ -324,7 +318,8 @@ def run(bench: Bench, spread: Spread = map) -> dict[str, Outcome]:
 
 def stored(bench: Bench, job: Job) -> bool:
     """Whether the store holds the job's every outcome, so that no model has to be loaded for it."""
-    return all(bench.store.get(work_key(bench, job, role)) is not None for role in _ROLES)
+    roles = (*_ROLES, *further_roles(job, bench.subject.release))
+    return all(bench.store.get(work_key(bench, job, role)) is not None for role in roles)
 
 
 def run_job(bench: Bench, job: Job) -> Outcome:
@@ -344,8 +339,9 @@ def run_job(bench: Bench, job: Job) -> Outcome:
         reason, unmeasurable = str(error), True
     except Exception as error:  # whatever an attack raises, its requirement ends in error
         reason = f"{type(error).__name__}: {error}"
+    rows = {role: _control(bench, job, role) for role in further_roles(job, bench.subject.release)}
     return Outcome(
-        job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable, budgets
+        job, observation, reason, controls["twin"], controls["null"], seconds, queries, unmeasurable, budgets, rows
     )
 
 
@@ -377,6 +373,8 @@ def _story(bench: Bench, job: Job, role: str) -> str:
         return _STORIES["membership pair" if pair else f"membership {role}"]
     if job.attack.threat.goal is Goal.RISK:
         return _STORIES[f"separation {role}"]
+    if role in _ROW_STORIES:
+        return _ROW_STORIES[role]
     return _STORIES[
         "shuffled answers" if job.attack.threat.goal is Goal.RECORD and role == "null" else f"inversion {role}"
     ]
@@ -391,6 +389,12 @@ _STORIES = {
     "inversion twin": "a twin trained on the members without any defense, releasing every score",
     "inversion null": "a model trained on other records under shuffled labels",
     "shuffled answers": "the subject's own answers, shuffled within each class",
+}
+_ROW_STORIES = {
+    UNTRAINED: "the subject's network with random weights",
+    WITHOUT: "models trained on other records of the other classes alone",
+    NONMEMBERS: "the same attack, held against records that the subject never saw",
+    FLOOR: "the same attack where the release exposes the label alone: what no defense of the answers can beat",
 }
 
 
@@ -427,6 +431,9 @@ def _kept(bench: Bench, job: Job, role: str, variant: str = "") -> tuple[Observa
     target, observation = _work(bench, job, role)
     queries = target.queries or job.queries  # who holds the module asks it without being counted
     bench.store.put(f"{name}.meta", json.dumps({"queries": queries}).encode())
+    drawn = bench.drawn.get(f"{role} {job.identity}") if role == "subject" and not variant else None
+    if drawn is not None:  # for a gallery that is asked for later
+        bench.store.put(f"{name}.images", storage.pack({}, {"images": drawn[1]}))
     bench.store.put(name, storage.encode(observation))
     return observation, queries
 
@@ -437,8 +444,8 @@ def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
     work = {
         Goal.MEMBERSHIP: _membership,
         Goal.RISK: _separation,
-        Goal.CLASS: _classes,
-        Goal.RECORD: _single_records,
+        Goal.CLASS: observe_classes,
+        Goal.RECORD: observe_records,
     }
     return work[job.attack.threat.goal](bench, job, role, progress)
 
@@ -554,44 +561,6 @@ def _in_and_out_shuffled(inside: NDArray[np.bool_], seed: int) -> NDArray[np.boo
     """For each record and each two complementary models, tossed which of them was trained on it."""
     tossed = np.random.default_rng(seed).random((-(-len(inside) // 2), inside.shape[1])) < 0.5
     return np.asarray(inside ^ np.repeat(tossed, 2, axis=0)[: len(inside)])
-
-
-# --- inversion of classes --------------------------------------------------------------------------------------------
-
-
-def _classes(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
-    null, nothing = bench.null_images(job)
-    if role == "null":
-        # What a model without these classes yields, and the same pictures held against other classes.
-        return null, _judged(bench, nothing, np.roll(nothing, 1, axis=0))
-    target = bench.subject_target() if role == "subject" else bench.inversion_twin
-    images = _of(job, ClassInversion).reconstruct_classes(target, bench.classes, job.seed, progress)
-    return target, _judged(bench, np.asarray(images), nothing)
-
-
-def _judged(bench: Bench, images: NDArray[np.float32], nothing: NDArray[np.float32]) -> Reconstruction:
-    members, auxiliary = _given(bench.records.members), bench.records.auxiliary
-    return judge_classes(images, bench.classes, members, bench.evaluators, auxiliary, nothing)
-
-
-# --- inversion of records --------------------------------------------------------------------------------------------
-
-
-def _seen(target: Target, job: Job, victims: Records) -> NDArray[np.float64]:
-    """What the adversary sees of the victims, as often as he sees it. Returns: `(r, n, d)`."""
-    watches = bool(job.attack.threat.watches)
-    noisy = target.release.noisy if watches else target.noisy
-    looks = range(job.repeats if noisy else 1)
-    return np.stack([target.observe(victims.x, victims.y) if watches else target.query(victims.x) for _ in looks])
-
-
-def _single_records(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
-    victims = bench.victims(job.targets)
-    target, images = bench.record_images(job, "subject" if role == "null" else role, progress)
-    if role == "null":
-        # Each reconstruction is held against another record of the same class: it can tell nothing but the class.
-        images = images[shuffled_within(victims.y, job.seed)]
-    return target, judge_records(images, victims, bench.records.auxiliary, bench.subject.task.bounds)
 
 
 # --- without an adversary --------------------------------------------------------------------------------------------

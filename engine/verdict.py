@@ -10,8 +10,8 @@ from enum import StrEnum
 from .errors import Exit
 from .measure import Reads
 from .measurement import Basis, Measurement
-from .observation import Membership, Observation
-from .plan import AccountOutcome, Assignment, ControlRun, Outcome
+from .observation import Goal, Membership, Observation
+from .plan import CLASS_NULLS, AccountOutcome, Assignment, ControlRun, Outcome
 from .policy import Direction, Requirement
 from .shift import Shift
 
@@ -341,7 +341,7 @@ def _attack_finding(outcome: Outcome, requirement: Requirement, alpha: float, na
     try:
         found = requirement.measure.measure(outcome.observation, alpha)
         positive = _positive(outcome.positive, requirement, alpha)
-        negative = _negative(outcome.negative, requirement, alpha)
+        negative = _negatives(outcome, requirement, alpha)
     except Exception as error:  # a measure that breaks leaves its requirement in error, the others standing
         return AttackFinding(name, AttackStatus.CRASHED, f"{type(error).__name__}: {error}", named)
     doubt = [c.reason for c in (positive, negative) if not c.ok]
@@ -360,6 +360,15 @@ def _positive(run: ControlRun, requirement: Requirement, alpha: float) -> Contro
     return Control(
         found, False, f"it did not find the leak planted for it ({run.reason}), so it could not have found one here"
     )
+
+
+def _negatives(outcome: Outcome, requirement: Requirement, alpha: float) -> Control:
+    """The null, or whatever else the attack found a leak in where there is none; together they spend one error."""
+    goal = outcome.job.attack.threat.goal
+    further = [outcome.rows[role] for role in CLASS_NULLS if goal is Goal.CLASS and role in outcome.rows]
+    runs = [outcome.negative, *further]
+    found = [_negative(run, requirement, alpha / len(runs)) for run in runs]
+    return next((control for control in found if not control.ok), found[0])
 
 
 def _negative(run: ControlRun, requirement: Requirement, alpha: float) -> Control:

@@ -23,6 +23,7 @@ from midguard.engine.attack import Attack, RecordInversion
 from midguard.engine.check import prepare
 from midguard.engine.errors import AccessError, AttackError, InputError, NotMeasurable
 from midguard.engine.exposed import Passage, check_layer, exposed_activations, noised_logits
+from midguard.engine.inverting import record_images
 from midguard.engine.run import predictions
 from midguard.engine.subject import Task, load_module, load_subject, make_target
 from midguard.engine.target import Access, Exposure, Noise, NoiseKind, NoiseSource, Records, Release, Target
@@ -256,7 +257,7 @@ def test_every_array_of_a_victim_that_an_attack_is_given_is_noised(
         return whole(self, at, outputs, seed, progress)
 
     monkeypatch.setattr(attack, "reconstruct_records", spied)
-    bench.record_images(job, "subject", lambda _: None)
+    record_images(bench, job, "subject", lambda _: None)
     victims = bench.victims(job.targets)
     with torch.no_grad():
         clean = bench.module[:3](torch.from_numpy(victims.x)).numpy()

@@ -27,15 +27,15 @@ class Distance:
     who owns the auxiliary records and knows the true label (docs/adr/0003).
 
     Attributes:
-        metric: `mse`, or `ssim` (its distance is 1 - SSIM).
+        metric: `mse`, `ssim` (its distance is 1 - SSIM), or `feature`, between what independent evaluators see.
         quantile: Which targets count: 0.05 the worst protected twentieth, 0.5 the middle one.
     """
 
-    metric: Literal["mse", "ssim"] = "mse"
+    metric: Literal["mse", "ssim", "feature"] = "mse"
     quantile: float = 0.05
 
     reads: ClassVar[Reads] = Reads.INVERSION
-    goals: ClassVar[frozenset[Goal]] = frozenset({Goal.CLASS, Goal.RECORD})
+    goals: ClassVar[frozenset[Goal]] = frozenset({Goal.CLASS, Goal.RECORD, Goal.UPDATE})
     higher_is_safer: ClassVar[bool] = True
     suffix: ClassVar[str] = "×"
     source: ClassVar[str] = "Yang et al. 2019, arXiv 1902.08552 (distance); Wang et al. 2004 (SSIM)"
@@ -63,6 +63,8 @@ class Distance:
 
     def attack_distances(self, seen: Reconstruction) -> NDArray[float64]:
         """The attack's distance from each target, `(n,)`, 0 for a perfect reconstruction."""
+        if self.metric == "feature":
+            return _or_nan(seen.feature, seen.mse)
         return seen.mse if self.metric == "mse" else 1 - seen.ssim
 
     def _guesses(self, seen: Reconstruction) -> list[tuple[str, float]]:
@@ -73,6 +75,8 @@ class Distance:
         return sorted(zip(seen.baselines, every.tolist(), strict=True), key=lambda guess: guess[1])
 
     def _baseline_distances(self, seen: Reconstruction) -> NDArray[float64]:
+        if self.metric == "feature":
+            return _or_nan(seen.baseline_feature, seen.baseline_mse)
         return seen.baseline_mse if self.metric == "mse" else 1 - seen.baseline_ssim
 
     def best_guess(self, seen: Reconstruction) -> Guess:
@@ -90,3 +94,10 @@ class Distance:
     def worst(self) -> float:
         """0: the reconstruction is the record."""
         return 0.0
+
+
+def _or_nan(found: NDArray[float64] | None, like: NDArray[float64]) -> NDArray[float64]:
+    """What was measured; NaN, which decides nothing, where nothing was."""
+    import numpy as np
+
+    return np.full(like.shape, np.nan) if found is None else found
