@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import parameters, registry
-from .attack import Attack
+from .attack import Attack, profile_of
 from .composer import MAX_PROBLEMS, in_order
 from .document import Document, PathTo, quoted, read, suggest, violations
 from .errors import InputError, Location, Problem
@@ -607,12 +607,17 @@ def _tried(requirement: Requirement, access: Access) -> Iterator[tuple[str, str]
 def _chance(name: str, plugin: type, access: Access, named: bool) -> tuple[str, str]:
     """Whether this adversary can try an attack, as far as the policy alone can tell."""
     threat = cast("type[Attack]", plugin).threat
-    exposures = threat.exposures if named or threat.unasked is None else threat.unasked
+    if not named and profile_of(plugin) != "standard":
+        return "Only if named", f"{name}: or under --profile {profile_of(plugin)}, since it is costly"
     if access is Access.WEIGHTS and (left := threat.left_to_others(Exposure.LOGITS)) and not named:
         return "Only if named", f"{name}: {left}"
-    if obstacle := threat.obstacle(access, min(threat.exposures), auxiliary=True):
+    released = min(threat.watches or threat.exposures)
+    if obstacle := threat.obstacle(access, min(threat.exposures), True, "", released, previous=True):
         return "Cannot be tried", f"{name}: {obstacle}"
-    needs = [f"a release of {' or '.join(sorted(exposures))}"] if access is Access.RELEASE else []
+    exposures = threat.exposures if named or threat.unasked is None else threat.unasked
+    answered = threat.watches or (exposures if access is Access.RELEASE else frozenset())
+    needs = [f"a release of {' or '.join(sorted(answered))}"] if answered else []
+    needs += ["the model's previous version"] if threat.previous else []
     needs += ["auxiliary records"] if threat.auxiliary else []
     needs += ["the recipe of the training"] if threat.references else []
     given = f" (given {' and '.join(needs)})" if needs else ""

@@ -507,9 +507,12 @@ class TestExplain:
         assert told.count("Tried            inversion.gradient") == 2
         assert "inversion.knowledge_alignment" not in told
         for name in registry.names("attacks"):
-            # One that only another measure reads, one that the policy leaves out, one that reads less than there is.
-            untried = {"membership.separation", "inversion.knowledge_alignment", "membership.boundary"}
-            assert (f"Tried            {name}" in told) is (name not in untried)
+            # One that only another measure reads, one that reads less than there is; of inversion those that are named.
+            untried = {"membership.separation", "membership.boundary"}
+            named = name in {"inversion.gradient", "inversion.mi_face"} or name.startswith("membership.")
+            assert (f"Tried            {name}:" in told or f"Tried            {name} (" in told) is (
+                named and name not in untried
+            )
         assert "Only if named    membership.boundary" in told
         assert "membership.lira (given the recipe of the training)" in told
         assert "no attack: it is computed from what training did to the records" in told
@@ -520,6 +523,12 @@ class TestExplain:
         assert "Can only ask the deployed model" in told
         assert "Cannot be tried  inversion.gradient: it needs the weights, which this adversary does not hold" in told
         assert "Tried            inversion.knowledge_alignment (given a release of" in told
+
+    def test_what_must_pass_by_and_what_is_costly_is_told(self, tmp_path: Path) -> None:
+        told = explain(loaded(tmp_path, HEAD + FULL.replace("      attacks: [inv", "      # [inv")))
+        assert "Tried            inversion.split (given a release of activations and auxiliary records)" in told
+        assert "Tried            inversion.gradient_leakage (given a release of gradients)" in told
+        assert "Only if named    inversion.plg_mi: or under --profile thorough" in told
 
     def test_limits_that_are_read_the_other_way_round_are_told_so(self, tmp_path: Path) -> None:
         told = explain(loaded(tmp_path, requirement(measure="utility.accuracy", max="", min="0.9")))

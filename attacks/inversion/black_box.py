@@ -30,7 +30,7 @@ _FITTING = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BlackBox:
-    """Searches plausible records by CMA-ES for the one that the model's answers put furthest into the class.
+    """Searches plausible records by CMA-ES for the one that the answers put deepest into the class.
 
     Neither weights nor gradients are used, even by an adversary who holds them: a model that masks its gradients is
     searched like any other. The loss is divided by how much it varies over records that the prior draws, and the

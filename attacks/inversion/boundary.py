@@ -28,7 +28,7 @@ _FITTING = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Grows a sphere of plausible records around a point for as long as the model gives most of them the class's label.
+    """Grows a sphere of plausible records for as long as the model gives most of them the class's label.
 
     Only labels are read, whatever the model answers. A class that none of the draws belongs to cannot be searched for:
     its reconstruction is what the prior's centre stands for, which is no better than a guess without the model, and it

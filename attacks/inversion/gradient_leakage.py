@@ -27,7 +27,7 @@ _EXPLAINED = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class GradientLeakage:
-    """Reconstructs training records from their gradient: in closed form behind a dense layer, else by matching it.
+    """Reconstructs records from their gradient: in closed form behind a dense layer, or by matching it.
 
     The label is read off the gradient of the last layer. Where the first layer is dense, its gradient over that of its
     bias is the record itself. Otherwise, and beside it, records are looked for whose gradient points the same way

@@ -44,7 +44,7 @@ _Kind = Literal["pca", "marginals", "uniform"]
 
 @dataclass(frozen=True, slots=True)
 class MaximumAPosteriori:
-    """Finds the record that is most likely, given that the model puts it into the class and what records look like.
+    """Finds the most likely record, given that the model puts it into the class and what records are like.
 
     By gradient where the adversary holds the weights, by CMA-ES on the model's answers where he does not.
 

@@ -32,7 +32,7 @@ _RIDGES = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Reconstructs a record from a layer's activation, by a decoder and, with the weights, by a search from its guess.
+    """Reconstructs a record from a layer's activation: by a decoder, and by a search with the weights.
 
     The decoder learns from activations of the adversary's own records that passed the same release, noised as often and
     averaged as often as those that he reads: a network, a kernel ridge, a linear one. Who holds the weights besides

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Share of targets that are singled out: their reconstruction is nearer to them than to any other target.
+    """Share of targets that are singled out: their reconstruction is nearer to them than to any other.
 
     For classes the others are the other classes (by their nearest training record), for records the other victims. How
     often the same happens to reconstructions that cannot carry the target (of models that never saw the class; of
