@@ -41,9 +41,10 @@ from .drawing import (
 )
 
 #: How a metric's distance is written.
-METRICS = {"mse": "MSE", "ssim": "1 − SSIM"}
+METRICS = {"mse": "MSE", "ssim": "1 − SSIM", "feature": "feature distance"}
 #: More than this is not drawn; the figure says how many are missing.
 MAX_TARGETS, MAX_ROWS = 40, 20
+_FLOOR, _FLOOR_DASH = "#17603c", "2 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,17 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """How close an attack came to each target, beside the best guess without the model."""
+    """How close an attack came to each target, beside the best guess without the model.
+
+    Attributes:
+        metric: How distance is measured.
+        targets: What each is called.
+        attack: The attack's distances.
+        baseline: Those of the best guess.
+        baseline_name: What that guess is.
+        limit: How much of the baseline the policy asks for; `None` where it does not say.
+        floor: The distance that the label alone allows at the policy's quantile; `None` where that is not known.
+    """
 
     metric: str
     targets: Sequence[object]
@@ -71,6 +82,7 @@ class Distances:
     baseline: Sequence[float | None]
     baseline_name: str = "best guess without the model"
     limit: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +140,14 @@ def distance_plot(key: str, name: str, distances: Distances) -> str:
     shown = known if len(known) <= MAX_TARGETS else closest
     key_box = legend(_distance_legend(distances), 8)
     top = key_box.height + 14
-    plane = _distance_plane(shown, distances.metric, top)
-    body = [key_box.body, axes(plane, x_ticks=False), _target_labels(shown, plane)]
+    plane = _distance_plane(shown, distances, top)
+    body = [key_box.body, axes(plane, x_ticks=False), _target_labels(shown, plane), _floor(distances.floor, plane)]
     body += [_target(i, a, b, distances.limit, plane) for i, (_, a, b) in enumerate(shown)]
     farther, unknown = len(known) - len(shown), len(distances.targets) - len(known)
     body.append(left_out(farther, "targets, farther from the attack,", top + 246))
     body.append(left_out(unknown, "targets without a distance", top + 246 + (16 if farther else 0)))
     words = f"{len(shown)} targets, distance {distances.metric}; baseline: {distances.baseline_name}"
+    words += f"; floor of the label alone: {number(distances.floor)}" if is_number(distances.floor) else ""
     return svg(key, top + 236 + 16 * bool(farther) + 16 * bool(unknown), title, words, body)
 
 
@@ -248,8 +261,10 @@ def _arrow(x: float, y: float, sign: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _distance_plane(shown: Sequence[tuple[object, float, float]], metric: str, top: float) -> Plane:
+def _distance_plane(shown: Sequence[tuple[object, float, float]], distances: Distances, top: float) -> Plane:
     values = [v for _, a, b in shown for v in (a, b)]
+    values += [distances.floor] if is_number(distances.floor) else []
+    metric = distances.metric
     high = max([*values, 0.0]) or 1.0
     low = min([*values, 0.0])
     x = Scale(-0.5, len(shown) - 0.5, 58, WIDTH - 12)
@@ -266,6 +281,14 @@ def _target(i: int, attack: float, baseline: float, limit: float | None, plane: 
         level = plane.y(limit * baseline)
         parts.append(line(at - half, level, at + half, level, LIMIT, 2.4, role="limit-target"))
     return "".join([*parts, ring(at, plane.y(baseline)), dot(at, plane.y(attack))])
+
+
+def _floor(floor: float | None, plane: Plane) -> str:
+    """What the label alone gives away, over all targets; nothing where it is not known."""
+    if not is_number(floor):
+        return ""
+    level = plane.y(floor)
+    return line(plane.x.start, level, plane.x.end, level, _FLOOR, 1.6, _FLOOR_DASH, "floor")
 
 
 def _target_labels(shown: Sequence[tuple[object, float, float]], plane: Plane) -> str:
@@ -288,6 +311,9 @@ def _distance_legend(distances: Distances) -> list[Entry]:
     if distances.limit is not None:
         words = f"limit: {number(distances.limit)} × baseline"
         entries.append(Entry(line(3, 0, 21, 0, LIMIT, 2.4), words))
+    if is_number(distances.floor):
+        words = f"floor: {number(distances.floor)} by the label alone, which no output defence can beat"
+        entries.append(Entry(line(0, 0, 24, 0, _FLOOR, 1.6, _FLOOR_DASH), words))
     return entries
 
 

@@ -65,7 +65,8 @@ def document(report: Report) -> str:
     try:
         sections = [_section(i, path, report) for i, path in enumerate(section_files(), start=1)]
         template = _environment().get_template("report.html.j2")
-        return template.render(report=report, sections=sections, sheets=sheets, policy=_security_policy(sheets))
+        policy = _security_policy(sheets, report.inversion.personal)
+        return template.render(report=report, sections=sections, sheets=sheets, policy=policy)
     except (TemplateError, KeyError, TypeError, ValueError) as error:
         raise malformed(error) from error
 
@@ -107,8 +108,9 @@ def _sheets(signed: bool) -> tuple[Markup, ...]:
     return tuple(Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in names)
 
 
-def _security_policy(sheets: tuple[Markup, ...]) -> str:
-    """Nothing may be loaded or run; the style sheets are named by their digest."""
+def _security_policy(sheets: tuple[Markup, ...], pictures: bool) -> str:
+    """Nothing may be loaded or run; the style sheets are named by their digest, pictures stand in the page itself."""
     digests = (base64.b64encode(hashlib.sha256(str(sheet).encode()).digest()).decode() for sheet in sheets)
     styles = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; style-src {styles}; base-uri 'none'; form-action 'none'"
+    images = " img-src data:;" if pictures else ""
+    return f"default-src 'none'; style-src {styles};{images} base-uri 'none'; form-action 'none'"

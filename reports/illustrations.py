@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from . import figures, membership
-from .phrases import Evidence, bounds, count, measured, percent, rule, several, status
+from .phrases import Evidence, bounds, count, listed, measured, number, percent, rule, several, status
+from .wording import target_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +189,34 @@ def _distance_figure(i: int, entry: Evidence, evidence: Evidence) -> Figure:
         baseline=entry["baseline_distance"],
         baseline_name=entry["baseline"],
         limit=max((f["limit"] for f in judged), default=None),
+        floor=entry.get("floor"),
     )
     caption = (
         f"{entry['attack']} ({entry['goal']}): distance of each reconstruction to its target, "
         f"beside the best guess without the model ({entry['baseline']}). A dot below its ring is closer than that "
         "guess. The bar is the limit times the target's own baseline; the requirement is judged over all targets "
-        "together."
+        f"together.{_floor_words(entry)}{_worst_words(entry)}"
     )
     return Figure(Markup(figures.distance_plot(f"fig-distance-{i}", entry["attack"], distances)), caption)
+
+
+def _floor_words(entry: Evidence) -> str:
+    """What the floor is; older evidence holds none."""
+    if entry.get("floor") is None:
+        return ""
+    return (
+        " The dotted line is the floor: how near the same attack comes, at the requirement's quantile, where the label "
+        "alone is released. Whatever is done to the scores, no output defence can keep it farther away."
+    )
+
+
+def _worst_words(entry: Evidence) -> str:
+    """The targets that are worst protected, by name."""
+    named = [
+        f"{target_words(entry['goal'], w['target'])} ({number(w['distance'])}, guess {number(w['baseline'])})"
+        for w in entry.get("worst", ())
+    ]
+    return f" The worst protected 5 %: {listed(named)}." if named else ""
 
 
 def _budget_figure(evidence: Evidence) -> Figure:

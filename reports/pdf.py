@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..engine.errors import MidguardError
 from .html import document
+from .pictures import content_of
 from .sections import Report, SignerCard, canonical, compose, malformed
 
 if TYPE_CHECKING:
     import pydyf
     from weasyprint import Attachment, Document
+    from weasyprint.urls import URLFetcherResponse
 
 VARIANT = "pdf/a-3a"
 _INSTALL = (
@@ -147,7 +149,7 @@ def _write(html: str, enclosures: tuple[Enclosure, ...], created: datetime) -> b
     undrawn: set[int] = set()
     attachments = [_attach(enclosure, created) for enclosure in enclosures]
     try:
-        source = weasyprint.HTML(string=html, base_url=None, url_fetcher=_refuse)
+        source = weasyprint.HTML(string=html, base_url=None, url_fetcher=_fetch)
         finisher = partial(_finish, undrawn)
         written: Any = source.write_pdf(finisher=finisher, attachments=attachments, pdf_variant=VARIANT)
     except FatalURLFetchingError as error:
@@ -164,10 +166,13 @@ def _spelled(html: str, codes: set[int]) -> str:
     return html.translate({code: f"[U+{code:04X}]" for code in codes})
 
 
-def _refuse(url: str, *_: object, **__: object) -> NoReturn:
-    """Nothing is fetched: a report that asks for something has been tampered with."""
-    from weasyprint.urls import FatalURLFetchingError
+def _fetch(url: str) -> URLFetcherResponse:
+    """Pictures stand in the page itself and nothing is fetched: a report that asks for something was tampered with."""
+    from weasyprint.urls import FatalURLFetchingError, URLFetcherResponse
 
+    content = content_of(url)
+    if content is not None:
+        return URLFetcherResponse(url, content, {"Content-Type": "image/png"})
     raise FatalURLFetchingError(f"the report asks for {url!r}: it must load nothing")
 
 

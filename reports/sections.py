@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..engine.errors import MidguardError
-from . import audit, circumstances, wording
+from . import audit, circumstances, inversion, wording
 from .illustrations import Figure, illustrate
 from .phrases import Evidence, listed, measured, sentence, several
 from .taxonomy import Coverage, coverage
@@ -128,6 +128,7 @@ class Report:
     signer: SignerCard | None
     summary: Summary
     attacks: tuple[AttackCard, ...]
+    inversion: inversion.Chapter
     references: circumstances.References | None
     shift: str
     warnings: tuple[str, ...]
@@ -195,6 +196,7 @@ def _compose(evidence: Evidence, signer: SignerCard | None, digest: str) -> Repo
         signer=signer,
         summary=_summary(evidence, rows),
         attacks=tuple(_attack_card(attack, evidence) for attack in evidence["attacks"]),
+        inversion=inversion.chapter(evidence),
         references=circumstances.references(evidence),
         shift=circumstances.shift_words(evidence),
         warnings=circumstances.warnings(evidence),

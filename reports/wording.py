@@ -117,3 +117,11 @@ def _visible(character: str) -> str:
         return " "
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") or ord(character) & 0xFFFE == 0xFFFE
     return "\N{REPLACEMENT CHARACTER}" if hidden else character
+
+
+def target_words(goal: str, target: object) -> str:
+    """`class 3`, or `record of rank 1`: a record is named by how close the attack came to it, never by its place."""
+    name = plain(str(target))
+    if not name.isdecimal():
+        return name
+    return f"class {name}" if goal == "class-representative" else f"record of rank {name}"

@@ -951,7 +951,7 @@ def test_adding_a_section_is_adding_one_file(tmp_path, monkeypatch):
     finally:
         html._environment.cache_clear()
     section = next(e for e in page.iter("section") if e.get("id") == "added")
-    assert words(section) == "5 Added 1234 before section 6"
+    assert words(section) == "5 Added 1234 before section 7"
     assert [e.get("id") for e in page.iter("section")].index("added") == 4
 
 
