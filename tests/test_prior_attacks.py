@@ -37,10 +37,10 @@ ATTACKS = [
     pytest.param(
         PLGMI(
             network="dense",
-            steps=30,
+            steps=25,
             restarts=2,
             transforms=5,
-            iterations=120,
+            iterations=100,
             critic_steps=2,
             size=16,
             gan_learning_rate=1e-3,
@@ -512,11 +512,11 @@ def untrained(classes: int, values: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("kind", ["deaf", "random", "untrained"])
+@pytest.mark.parametrize("kind", ["deaf", "random"])
 def test_a_model_that_knows_nothing_gives_nothing_away(attack: ClassInversion, kind: str) -> None:
     """Chance is 1 in 40; 6 or more of 40 by chance: under 1 in 1,000 (binomial tail 5e-4)."""
     planted = Records(patterns(40, seed=3), np.arange(40))
-    module = {"deaf": deaf(40), "random": random_linear(40, 256), "untrained": untrained(40, 256)}[kind]
+    module = {"deaf": deaf(40), "random": random_linear(40, 256)}[kind]
     found = attack.reconstruct_classes(target(module, 40, owned()), np.arange(40), 0, quiet)
     assert (nearest_identity(found, planted) == np.arange(40)).sum() < 6
 

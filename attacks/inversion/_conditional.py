@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ...engine.errors import AttackError
-from ._gan import Network, adam, critic_body, generator_network, linear_after, step
+from ._gan import Network, adam, averaged, critic_body, generator_network, linear_after, step
 from ._priors import RADIUS, scaled
 from ._white_box import ROWS, Place, is_image
 
@@ -181,7 +181,7 @@ def _play(
 ) -> None:
     """Train both against each other by the hinge loss; the model has its word on what is generated."""
     first, second = (adam(network, settings.learning_rate, 0.0, 0.9) for network in (prior.maker, critic))
-    batches = pseudo.batches(settings.batch, generator)
+    batches, smooth = pseudo.batches(settings.batch, generator), averaged(prior.maker, settings.iterations)
     for iteration in range(settings.iterations):
         for _ in range(settings.critic_steps):
             index, labels = next(batches)
@@ -193,7 +193,9 @@ def _play(
         made = prior.maker(z, labels)
         missed = lack(prior.stretched(made), labels).float().mean()
         step(first, settings.inversion * missed - critic(made, labels).mean())
+        smooth.update_parameters(prior.maker)
         progress((iteration + 1) / settings.iterations)
+    prior.maker.load_state_dict(smooth.module.state_dict())
 
 
 class _Maker(nn.Module):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...engine.errors import AttackError
 from ._priors import Decoded, scaled
@@ -31,6 +32,8 @@ _HIDDEN, _WEIGHTS = 256, 400_000
 #: Fewest units of a hidden layer, however large the record.
 _FEWEST_UNITS = 16
 _LEAK = 0.2
+#: Share of the averaged generator that each step keeps at most.
+_KEPT = 0.99
 
 #: What both sides are made of.
 Network = Literal["dense", "convolutional"]
@@ -38,7 +41,7 @@ Network = Literal["dense", "convolutional"]
 
 @dataclass(frozen=True, slots=True)
 class GanSettings:
-    """How a WGAN-GP is built and trained: by Adam, beta (.5, .999), as GMI's code does.
+    """How a WGAN-GP is built and trained: by Adam, beta (.5, .999).
 
     Attributes:
         network: What both sides are made of; records that are not images are always `dense`.
@@ -60,7 +63,7 @@ class GanSettings:
     critic_steps: int = 5
     penalty: float = 10.0
     batch: int = 64
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +129,21 @@ def _play(
     generator: torch.Generator,
     progress: Progress,
 ) -> None:
-    """Train both against each other."""
+    """Train both against each other; the generator that is kept is the average of the late ones."""
     first, second = (adam(network, settings.learning_rate) for network in (maker, critic))
-    batches = batches_of(x, settings.batch, generator)
+    batches, smooth = batches_of(x, settings.batch, generator), averaged(maker, settings.iterations)
     for iteration in range(settings.iterations):
         for _ in range(settings.critic_steps):
             real = next(batches)
             with torch.no_grad():
                 fake = maker(_noise(len(real), settings.size, x, generator))
-            judged = critic(fake).mean() - critic(real).mean()
-            step(second, judged + settings.penalty * _penalty(critic, real, fake, generator))
+            made, true = critic(torch.cat([fake, real])).chunk(2)
+            step(second, made.mean() - true.mean() + settings.penalty * _penalty(critic, real, fake, generator))
         fake = maker(_noise(settings.batch, settings.size, x, generator))
         step(first, -critic(fake).mean())
+        smooth.update_parameters(maker)
         progress((iteration + 1) / settings.iterations)
+    maker.load_state_dict(smooth.module.state_dict())
 
 
 def _penalty(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -153,6 +158,15 @@ def _penalty(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, generato
 def adam(network: nn.Module, learning_rate: float, first: float = 0.5, second: float = 0.999) -> torch.optim.Adam:
     """Adam with the decay rates that GANs are trained with."""
     return torch.optim.Adam(network.parameters(), lr=learning_rate, betas=(first, second), fused=True)
+
+
+def averaged(network: nn.Module, iterations: int) -> AveragedModel:
+    """A running average of a network's weights over the last tenth of its training, or a hundred steps.
+
+    It makes less noise than the last network alone (Yazici et al., arXiv 1806.04498).
+    """
+    kept = max(0.0, min(_KEPT, 1 - 10 / iterations))
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(kept), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -77,11 +77,11 @@ class GMI:
     restarts: int = 5
     network: _Network = "dense"
     size: int = 64
-    iterations: int = 1000
+    iterations: int = 600
     critic_steps: int = 5
     penalty: float = 10.0
     batch: int = 64
-    gan_learning_rate: float = 2e-4
+    gan_learning_rate: float = 5e-4
 
     source: ClassVar[str] = "Zhang et al. 2020, arXiv 1911.07135; options: Nguyen et al. 2023, arXiv 2304.01669"
     threat: ClassVar[ThreatModel] = ThreatModel(
@@ -96,6 +96,7 @@ class GMI:
         "network": "convolutional",
         "size": 100,
         "iterations": 10_000,
+        "gan_learning_rate": 2e-4,
     }
 
     def __post_init__(self) -> None:
