@@ -16,7 +16,8 @@ from typing import cast
 from .accountants import account as accounts
 from .budget import open_budget, spending
 from .errors import AccountingError, InputError, Location, NotMeasurable
-from .evidence import Json, build
+from .evidence import Json, asked_distance, build
+from .exhibits import gallery
 from .ledger import EvidenceResult
 from .measure import Reads
 from .measurement import Basis, Measurement
@@ -81,6 +82,7 @@ def check(
     budget: str | None = None,
     budget_head: str | None = None,
     profile: str = "standard",
+    show_reconstructions: bool = False,
 ) -> Checked:
     """Attack a model and hold what was measured against a policy.
 
@@ -96,6 +98,7 @@ def check(
         budget: The store of all releases on the subject's data: a SQLite file or a SQLAlchemy URL.
         budget_head: A head of that store that was written down, by an earlier evidence for example.
         profile: `standard`, or `thorough` for attacks that want a GPU or hours, too.
+        show_reconstructions: Whether pictures of records and their reconstructions enter the evidence.
 
     Raises:
         InputError: The policy, the subject, its model or its records are not acceptable, or the budget store cannot be
@@ -128,6 +131,7 @@ def check(
         shift=_shift(bench),
         proved=_proved(bench),
         spending=bench.spending,
+        gallery=gallery(bench, outcomes, asked_distance(bench.plan), show_reconstructions),
     )
     return Checked(verdict, evidence, bench.plan, bench.plan.policy, bench.subject, outcomes, bench.records)
 

@@ -61,6 +61,7 @@ def build(
     shift: Shift | None = None,
     proved: Json | None = None,
     spending: Spending | None = None,
+    gallery: Json | None = None,
 ) -> Json:
     """The evidence of one check.
 
@@ -78,6 +79,7 @@ def build(
         shift: What the records alone tell of membership; `None` where nothing asked for it.
         proved: `summaries.proved_curve` of the subject's ledger; kept by the caller, since it takes a while.
         spending: What a budget store holds of the subject's data; `None` where none was named.
+        gallery: `exhibits.gallery`; `None` where there is none.
     """
     policy = plan.policy
     return {
@@ -102,13 +104,13 @@ def build(
         "adversary": {"access": str(plan.access), "description": _adversary(plan)},
         "subject": _subject(subject, records, parameters),
         "findings": [_finding(finding) for finding in (*verdict.findings, *verdict.refutations)],
-        "attacks": [_attack(outcome) for outcome in outcomes.values()],
+        "attacks": [_attack(outcome) | {"inversion": _inversion(plan, outcome)} for outcome in outcomes.values()],
         "references": _references(plan, references),
         "shift": _shift(shift),
         "account": accounting,
         "budget": _budget(spending) if spending else None,
         "audit": _audit(subject.account.audit) if subject.account.audit else None,
-        "figures": _figures(plan, outcomes) | {"bound": proved},
+        "figures": _figures(plan, outcomes) | {"bound": proved, "gallery": gallery},
         "notTested": _not_tested(plan),
         "signed": False,
         "responsible": "",
@@ -382,12 +384,31 @@ def _rate(plan: Plan) -> float:
     return next((r.measure.fpr for r in plan.policy.requirements if isinstance(r.measure, Tpr)), _FPR)
 
 
+def asked_distance(plan: Plan) -> Distance:
+    """The policy's first requirement on a distance; the median where there is none."""
+    asked = [r.measure for r in plan.policy.requirements if isinstance(r.measure, Distance)]
+    return asked[0] if asked else Distance(quantile=0.5)
+
+
+def _inversion(plan: Plan, outcome: Outcome) -> Json | None:
+    from .exhibits import inversion_rows
+
+    return inversion_rows(outcome, asked_distance(plan).metric)
+
+
 def _distances(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Json]:
     """What the inversion figure is drawn from, as the policy's first requirement on a distance asks for it."""
-    asked = [r.measure for r in plan.policy.requirements if isinstance(r.measure, Distance)]
-    measure = asked[0] if asked else Distance(quantile=0.5)
+    from .exhibits import floor_of, worst_targets
+
+    measure = asked_distance(plan)
     return [
-        {"attack": outcome.job.name, "goal": str(outcome.observation.goal), **_pairs(outcome.observation, measure)}
+        {
+            "attack": outcome.job.name,
+            "goal": str(outcome.observation.goal),
+            **_pairs(outcome.observation, measure),
+            "floor": floor_of(outcome, measure),
+            "worst": worst_targets(outcome.observation, measure),
+        }
         for outcome in outcomes.values()
         if isinstance(outcome.observation, Reconstruction)
     ]

@@ -125,11 +125,12 @@ def observe_records(bench: Bench, job: Job, role: str, progress: Progress) -> tu
     if role == NULL:
         # Each reconstruction is held against another record of the same class: it can tell nothing but the class.
         images = images[shuffled_within(victims.y, job.seed)]
-    bounds, batch = bench.subject.task.bounds, _batch(bench, job)
+    bounds, batch = bench.subject.task.bounds, batch_of(bench, job)
     return target, judge_records(images, victims, bench.records.auxiliary, bounds, batch, job.seed)
 
 
-def _batch(bench: Bench, job: Job) -> int:
+def batch_of(bench: Bench, job: Job) -> int:
+    """How many consecutive reconstructions name no target: the batch of a gradient."""
     return bench.subject.release.batch if job.attack.threat.watches else 1
 
 
@@ -140,11 +141,11 @@ def _others(bench: Bench, job: Job) -> Records:
         NotMeasurable: There are none.
     """
     others = bench.records.nonmembers
-    if others is None or len(others) < _batch(bench, job):
+    if others is None or len(others) < batch_of(bench, job):
         raise NotMeasurable("the subject names no nonmembers (spec.data.nonmembers)")
     count = min(job.targets, len(others))
     order = np.random.default_rng(derive(bench.plan.seed, "other victims")).permutation(len(others))
-    return others.take(np.sort(order[: count - count % _batch(bench, job)]))
+    return others.take(np.sort(order[: count - count % batch_of(bench, job)]))
 
 
 def record_images(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, NDArray[np.float32]]:
@@ -160,7 +161,7 @@ def record_images(bench: Bench, job: Job, role: str, progress: Progress) -> tupl
             raise TypeError(f"{job.name} aims at {attack.threat.goal} but is no RecordInversion")
         both = role == SUBJECT and bench.records.nonmembers is not None
         everybody = joined(victims, _others(bench, job)) if both else victims
-        outputs = seen(target, job, everybody)
+        outputs = looked_at(target, job, everybody)
         images = np.asarray(attack.reconstruct_records(target, outputs, job.seed, progress))
         bench.drawn[name] = (target, images[: len(victims)])
         if both:
@@ -181,9 +182,25 @@ def _record_target(bench: Bench, role: str) -> Target:
     return bench.target_in(role)
 
 
-def seen(target: Target, job: Job, victims: Records) -> NDArray[np.float64]:
+def looked_at(target: Target, job: Job, victims: Records) -> NDArray[np.float64]:
     """What the adversary sees of the victims, as often as he sees it. Returns: `(r, n, d)`."""
     watches = bool(job.attack.threat.watches)
     noisy = target.release.noisy if watches else target.noisy
     looks = range(job.repeats if noisy else 1)
     return np.stack([target.observe(victims.x, victims.y) if watches else target.query(victims.x) for _ in looks])
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def truth_of(bench: Bench, job: Job, seen: Reconstruction, images: NDArray[np.float32]) -> Records:
+    """The record that each reconstruction is held against: the victim, or the nearest member of the class."""
+    if seen.goal is Goal.RECORD:
+        return bench.victims(job.targets)
+    members = bench.records.members
+    assert members is not None
+    rows = []
+    for image, label in zip(images, seen.targets, strict=True):
+        own = np.flatnonzero(members.y == label)
+        rows.append(own[((members.x[own] - image) ** 2).reshape(len(own), -1).mean(axis=1).argmin()])
+    return members.take(np.array(rows, dtype=np.int64))
