@@ -6,6 +6,7 @@ Imports torch. Records are shares of the bounds, [0, 1], in here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,8 @@ _FAINT = 1e-6
 _SAME = 1e-3
 #: Batches whose gradients are computed at once.
 _BATCHES = 32
+#: How often each two records of a batch are tried with each other's class.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Shown:
         shape: `(batches, batch, *record)`.
         labels: `(batches, batch)`, as the gradients tell them.
         gradient: `(batches, parameters)`.
+        clip: The norm that each record's gradient was clipped to; `None` where it was not.
     """
 
     module: nn.Module
@@ -47,6 +51,7 @@ class Shown:
     shape: tuple[int, ...]
     labels: torch.Tensor
     gradient: torch.Tensor
+    clip: float | None
 
     @classmethod
     def of(cls, module: nn.Module, target: Target, seen: NDArray[float64]) -> Shown:
@@ -54,7 +59,8 @@ class Shown:
         place, batch = Place.of(module), target.release.batch
         gradient = torch.as_tensor(seen, dtype=place.dtype, device=place.device)
         labels = _labels(module, gradient, batch, target.classes)
-        return cls(module, place, target.bounds, (len(seen), batch, *target.shape), labels, gradient)
+        shape = (len(seen), batch, *target.shape)
+        return cls(module, place, target.bounds, shape, labels, gradient, target.release.clip)
 
     def missed(self, x: torch.Tensor) -> torch.Tensor:
         """One less the cosine between a guess's gradient and what was seen; no slope. Returns: `(batches,)`."""
@@ -66,6 +72,16 @@ class Shown:
         return torch.cat([self._angle(x[p], self.labels[p], self.gradient[p]) for p in parts])
 
     def _angle(self, x: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        if self.clip is None:
+            found = self._gradients(x, labels)
+        else:  # he clips record by record, as the release does
+            each = self._gradients(x.flatten(0, 1)[:, None], labels.flatten()[:, None])
+            each = each * (self.clip / each.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+            found = each.reshape(*labels.shape, -1).mean(dim=1)
+        return 1 - torch.nn.functional.cosine_similarity(found, seen, dim=1, eps=1e-12)
+
+    def _gradients(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean gradient of each batch. Args: x `(batches, batch, *record)`. Returns: `(batches, parameters)`."""
         low, high = self.bounds
         weights = {name: p.detach() for name, p in self.module.named_parameters()}
 
@@ -73,8 +89,24 @@ class Shown:
             return cross_entropy(torch.func.functional_call(self.module, parameters, (records,)), y)
 
         slopes = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, low + (high - low) * x, labels)
-        found = torch.cat([slope.flatten(1) for slope in slopes.values()], dim=1)
-        return 1 - torch.nn.functional.cosine_similarity(found, seen, dim=1, eps=1e-12)
+        return torch.cat([slope.flatten(1) for slope in slopes.values()], dim=1)
+
+    def dealt(self, x: torch.Tensor, swaps: int) -> Shown:
+        """The same, each batch's classes dealt to these records as matches best: two are swapped where that helps.
+
+        Args:
+            x: `(batches, batch, *record)`, records that are known and whose classes are known in no order.
+            swaps: How many are tried at most.
+        """
+        labels, missed = self.labels.clone(), self.missed(x)
+        pairs = list(combinations(range(self.shape[1]), 2))
+        for one, other in (pairs * _ROUNDS)[:swaps]:
+            tried = labels.clone()
+            tried[:, [one, other]] = labels[:, [other, one]]
+            again = replace(self, labels=tried).missed(x)
+            better = again < missed
+            labels[better], missed[better] = tried[better], again[better]
+        return replace(self, labels=labels)
 
     def take(self, index: torch.Tensor) -> Shown:
         """Some of the batches. Args: index `(k,)`."""
@@ -129,12 +161,15 @@ def _labels(module: nn.Module, gradient: torch.Tensor, batch: int, classes: int)
     The gradient of a class's bias is its mean probability less its share: a class with a negative one is there, and
     each of its records pulls it down by 1 / batch.
     """
-    pull = _class_pull(module, gradient, classes).clone()
+    pull = _class_pull(module, gradient, classes)
+    left = pull.clone()
     found = torch.empty((len(pull), batch), dtype=torch.int64, device=pull.device)
+    rows = torch.arange(len(pull), device=pull.device)
     for place in range(batch):
-        label = pull.argmin(dim=1)
+        # Once no class pulls any more, it is one of those that are there already, the strongest first.
+        label = torch.where(left.amin(dim=1) < 0, left.argmin(dim=1), pull.argmin(dim=1))
         found[:, place] = label
-        pull[torch.arange(len(pull)), label] += 1 / batch
+        left[rows, label] += 1 / batch
     return found
 
 
