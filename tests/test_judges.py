@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +12,24 @@ import torch
 
 from midguard.engine.errors import AttackError, Exit, NotMeasurable
 from midguard.engine.judges import (
+    CLASS_MEAN_OF_MEMBERS,
+    NEAREST_OTHER,
+    NEAREST_OWNED,
     Evaluators,
     baselines,
+    eigen_features,
     fit_evaluators,
     identity_gap,
     judge_classes,
     judge_records,
+    judge_updates,
     mean_squared_error,
     nearest_identity,
     structural_similarity,
 )
+from midguard.engine.judges._judge import _class_standing
 from midguard.engine.measures.inversion.distance import Distance
+from midguard.engine.measures.inversion.rank import Rank
 from midguard.engine.observation import Goal
 from midguard.engine.target import Records
 
@@ -399,3 +408,109 @@ def test_the_gap_is_positive_where_the_own_class_is_nearest(split: tuple[Records
     distance = ((members.x - own.x[0]) ** 2).mean((1, 2, 3))
     expected = distance[members.y != own.y[0]].min() - distance[members.y == own.y[0]].min()
     assert gap[0] == pytest.approx(expected, rel=1e-5)
+
+
+# --- features, standing, yardsticks
+
+
+def test_features_of_unrelated_records_are_two_apart(split: tuple[Records, Records], evaluators: Evaluators) -> None:
+    """Coordinates of variance 1: two independent records differ by 2 on average, a record and itself by nothing."""
+    own = split[1]
+    for features in (evaluators.features, eigen_features(own, BOUNDS)):
+        seen = features(own.x)
+        apart = ((seen[:-1] - seen[1:]) ** 2).mean()
+        assert 1.6 < apart < 2.4
+        assert ((seen - features(0.5 * own.x + 0.1)) ** 2).mean() < 1e-3 * apart  # contrast is taken out
+
+
+def test_feature_distance_is_to_the_nearest_member_of_the_class_over_all_reconstructions(
+    split: tuple[Records, Records], evaluators: Evaluators
+) -> None:
+    members = split[0]
+    guess = members.x[[0, 1, 2]][::-1].copy()
+    classes = np.array([3, 5, 7])
+    judged = judge_classes(guess, classes, members, evaluators, split[1], guess)
+    seen, known = evaluators.features(guess), evaluators.features(members.x)
+    expected = [((row - known[members.y == c]) ** 2).mean(1).min() for row, c in zip(seen, classes, strict=True)]
+    np.testing.assert_allclose(judged.feature, expected, rtol=1e-6)
+    assert Distance("feature", 0.5).measure(judged, 0.05).value == pytest.approx(
+        np.median(expected) / np.median(Distance("feature", 0.5).best_guess(judged).distances)
+    )
+
+
+def test_gap_and_rank_of_classes_by_hand() -> None:
+    members = Records(np.array([[0.0], [0.2], [0.5], [1.0]], np.float32), np.array([0, 0, 1, 2]))
+    standing = _class_standing(np.array([[0.3], [0.5], [0.1]], np.float32), np.array([0, 1, 2]), members)
+    np.testing.assert_allclose(standing.gap, [0.04 - 0.01, 0.09 - 0.0, 0.01 - 0.81], atol=1e-6)
+    assert standing.rank.tolist() == [1, 1, 3]
+
+
+def test_a_picture_that_is_the_same_for_all_is_first_for_nobody() -> None:
+    victims = Records(np.array([[0.0], [1.0], [0.0], [1.0]], np.float32), np.zeros(4, dtype=np.int64))
+    auxiliary = Records(np.array([[0.5], [0.6]], np.float32), np.zeros(2, dtype=np.int64))
+    judged = judge_records(np.full((4, 1), 0.5, np.float32), victims, auxiliary, BOUNDS)
+    assert (judged.rank == 4).all()
+    assert (judged.gap == 0).all()
+
+
+def test_records_that_are_told_apart_are_first_and_their_neighbours_are_not() -> None:
+    victims = Records(images(40), np.arange(40) % 4)
+    near = victims.x + 0.01 * images(40, seed=5)
+    judged = judge_records(near, victims, Records(images(9, seed=1), np.arange(9) % 4), BOUNDS)
+    assert (judged.rank == 1).all()
+    assert (judged.false_rank > 1).all()
+    found = Rank().measure(judged, 0.05)
+    assert found.value == 1
+    assert found.low > 0.8
+    blind = Rank().measure(dataclasses.replace(judged, rank=judged.false_rank), 0.05)
+    assert blind.value == 0
+
+
+def test_rank_without_a_standing_decides_nothing() -> None:
+    victims = Records(images(4), np.arange(4) % 2)
+    judged = judge_records(victims.x, victims, Records(images(4, seed=1), np.arange(4) % 2), BOUNDS)
+    for missing in ("rank", "false_rank"):
+        assert np.isnan(Rank().measure(dataclasses.replace(judged, **{missing: None}), 0.05).value)
+    for missing in ("feature", "baseline_feature"):
+        assert np.isnan(Distance("feature").measure(dataclasses.replace(judged, **{missing: None}), 0.05).value)
+
+
+def test_within_a_batch_reconstructions_are_matched_and_not_beyond_it() -> None:
+    victims = Records(images(12), np.arange(12) % 2)
+    auxiliary = Records(images(6, seed=1), np.arange(6) % 2)
+    turned = victims.x.reshape(3, 4, -1)[:, ::-1].reshape(victims.x.shape)
+    assert (judge_records(turned, victims, auxiliary, BOUNDS, batch=4).mse == 0).all()
+    assert (judge_records(turned, victims, auxiliary, BOUNDS).mse > 0).any()
+    beyond = judge_records(victims.x[::-1], victims, auxiliary, BOUNDS, batch=4).mse
+    assert (beyond[[0, 1, 2, 3, 8, 9, 10, 11]] > 0).all()  # the batch in the middle only met itself
+    # Matching is the cheapest assignment, found here by trying all of them.
+    noisy = (victims.x[:4][[2, 0, 3, 1]] + 0.3 * images(4, seed=3)).astype(np.float32)
+    best = min(sum(mean_squared_error(noisy[list(order)], victims.x[:4])) for order in itertools.permutations(range(4)))
+    assert judge_updates(noisy, victims.take(np.arange(4)), auxiliary, BOUNDS).mse.sum() == pytest.approx(best)
+
+
+def test_an_update_is_matched_like_its_guesses() -> None:
+    """The class means, in any order, are as near as they can be: an update's baseline does not know which is which."""
+    victims = Records(images(6), np.array([1, 0, 1, 0, 1, 0]))
+    auxiliary = Records(images(8, seed=1), np.arange(8) % 2)
+    judged = judge_updates(victims.x[::-1], victims, auxiliary, BOUNDS)
+    assert judged.goal is Goal.UPDATE
+    assert (judged.mse == 0).all()
+    assert (judged.rank == 1).all()
+
+
+def test_yardsticks_are_what_only_the_truth_could_tell() -> None:
+    victims = Records(np.array([[0.0], [0.3], [1.0]], np.float32), np.array([0, 0, 1]))
+    auxiliary = Records(np.array([[0.1], [0.9]], np.float32), np.array([1, 0]))
+    judged = judge_records(victims.x, victims, auxiliary, BOUNDS)
+    of = dict(zip(judged.yardsticks, judged.yardstick_mse, strict=True))
+    np.testing.assert_allclose(of[NEAREST_OTHER], [0.09, 0.09, 0.49], atol=1e-6)
+    np.testing.assert_allclose(of[NEAREST_OWNED], [0.01, 0.04, 0.01], atol=1e-6)
+    assert not set(judged.yardsticks) & set(judged.baselines)  # no adversary without the model could pick them
+
+
+def test_the_oracle_is_recognised(split: tuple[Records, Records], evaluators: Evaluators) -> None:
+    members, classes = split[0], np.arange(10)
+    judged = judge_classes(members.x[:10], classes, members, evaluators, split[1], members.x[:10])
+    of = dict(zip(judged.yardsticks, judged.yardstick_votes, strict=True))
+    assert (of[CLASS_MEAN_OF_MEMBERS].sum(axis=1) >= 2).mean() >= 0.9

@@ -107,7 +107,9 @@ def fit_evaluators(records: Records, bounds: tuple[float, float], seed: int) -> 
 
 
 def eigen_features(records: Records, bounds: tuple[float, float]) -> Features:
-    """Whitened principal components of what records look like, fitted on records that the target never saw.
+    """Principal components of what records look like, fitted on records that the target never saw.
+
+    On one scale for all of them: whitened, the directions in which records hardly differ would drown the others.
 
     Args:
         records: The adversary's own, for example.
@@ -124,7 +126,8 @@ def _eigen(used: Records, bounds: tuple[float, float]) -> Features:
     if len(used) < 2:
         return lambda images: appearance(images, bounds).reshape(len(images), -1).astype(np.float64)
     project = _components(used, 0)
-    return _standardised(lambda images: project(appearance(images, bounds)), project(used.x))
+    scale = max(float(project(used.x).var(axis=0).mean()) ** 0.5, np.finfo(float).tiny)
+    return lambda images: np.asarray(project(appearance(images, bounds)) / scale)
 
 
 def _network_features(network: _Network, used: Records, bounds: tuple[float, float]) -> Features:
