@@ -19,8 +19,8 @@ model helped him); seconds.
 
 What was set how: of `inversion.latent`, the typicality of 1 was chosen among 1/4, 1/2 and 1, and of `inversion.gmi` the
 generator's learning rate among 2e-4 (the paper's), 5e-4 and 1e-3 with 600 to 1,000 iterations, by the distance on the
-same faces the other way round: people 21-40 in the classifiers, people 1-20 the adversary's. Sizes and numbers of steps are
-what time allows; everything else is as published. The row with 1/4 shows what a bolder search gives.
+same faces the other way round: people 21-40 in the classifiers, people 1-20 the adversary's. Sizes and numbers of steps
+are what time allows; everything else is as published. The row with 1/4 shows what a bolder search gives.
 
 Ends in 1 where a line of what must be shown does not hold.
 """
