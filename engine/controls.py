@@ -48,6 +48,8 @@ _BY_HEART = 0.9
 _ENOUGH_A_CLASS = 10
 #: Gradient steps of a control model.
 _STEPS = 1600
+#: Those of one at the beginning of its training; a whole pass over its records at least.
+_EARLY = 20
 _BATCH = 64
 
 
@@ -164,8 +166,12 @@ class Controls:
         return Stage(model.module, self.release, self.auxiliary, pool.take(unseen), members, logits, others, unseen)
 
     def inversion_twin(self) -> Target:
-        """A model trained on the members without any defense, releasing every score."""
-        module = self._fit(self.members, "inversion twin", _STEPS)
+        """A model trained on the members without any defense, releasing every score.
+
+        Where gradients pass by it is at the beginning of its training: of what is known by heart there is none left.
+        """
+        steps = _EARLY if self.release.exposes is Exposure.GRADIENTS else _STEPS
+        module = self._fit(self.members, "inversion twin", steps)
         return self.bench(self.release.opened(), self.auxiliary, lambda: module)
 
     def inversion_null(self) -> Target:

@@ -325,6 +325,33 @@ def test_a_convolution_is_matched() -> None:
     assert np.median(errors(found, victims.x)) < 0.3 * np.median(CLASS[:4])
 
 
+def test_who_owns_records_begins_at_their_mean_and_comes_nearer() -> None:
+    # A network with kinks, at which a search from anywhere gets stuck.
+    net = built(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+    attack, victims = GradientLeakage(steps=100, restarts=1), VICTIMS.take(np.arange(8))
+    found = [
+        np.median(
+            errors(
+                reconstruct(attack, dataclasses.replace(target(release(), net), auxiliary=owned), victims), victims.x
+            )
+        )
+        for owned in (OTHERS, None)
+    ]
+    assert found[0] < 0.5 * found[1]
+    assert found[0] < 0.5 * np.median(CLASS[:8])
+
+
+def test_the_start_is_the_mean_of_the_class_or_of_all_where_there_is_none_of_it() -> None:
+    at = target(release())
+    shown = Shown.of(at.module(), at, at.observe(VICTIMS.x, VICTIMS.y))
+    some = OTHERS.take(np.flatnonzero(OTHERS.y != 3))
+    expected = np.stack([(some.x[some.y == c] if c != 3 else some.x).mean(axis=0) for c in VICTIMS.y])
+    np.testing.assert_allclose(shown.class_means(some)[:, 0].numpy(), expected, atol=1e-6)
+
+
 def test_what_matches_better_is_kept() -> None:
     # More starts can only bring the gradient nearer, by the adversary's own measure.
     at = target(release(), smooth())

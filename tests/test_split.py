@@ -283,6 +283,14 @@ def test_an_attack_that_went_round_the_noise_would_be_seen() -> None:
     assert error(attack.reconstruct_records(drowned, clean[None], 0, lambda _: None)) < 0.5 * CLASS
 
 
+@pytest.mark.parametrize("name", WATCHING)
+def test_no_attack_leaves_an_ear_at_the_model(name: str) -> None:
+    # A hook that stayed would hear the next victims pass, before the noise.
+    net = network()
+    reconstruct(quick(name), target(release(0.2), net, Access.WEIGHTS))  # type: ignore[arg-type]
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
 # --- what a split model is worth -------------------------------------------------------------------------------------
 
 

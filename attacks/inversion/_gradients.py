@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
-    from ...engine.target import Target
+    from ...engine.target import Records, Target
 
 #: A bias whose gradient is below this share of the largest says nothing of the record.
 _FAINT = 1e-6
@@ -90,6 +90,20 @@ class Shown:
 
         slopes = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, low + (high - low) * x, labels)
         return torch.cat([slope.flatten(1) for slope in slopes.values()], dim=1)
+
+    def class_means(self, owned: Records) -> torch.Tensor:
+        """The mean of the adversary's records of each class that was read off; of all where he has none of it.
+
+        Returns:
+            `(batches, batch, *record)`.
+        """
+        low, high = self.bounds
+        records = (torch.from_numpy(owned.x).to(self.place.device, self.place.dtype) - low) / (high - low)
+        classes, means = torch.from_numpy(owned.y).to(records.device), records.mean(dim=0).expand(self.shape).clone()
+        for label in self.labels.unique():
+            if bool((classes == label).any()):
+                means[self.labels == label] = records[classes == label].mean(dim=0)
+        return means
 
     def dealt(self, x: torch.Tensor, swaps: int) -> Shown:
         """The same, each batch's classes dealt to these records as matches best: two are swapped where that helps.
