@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
-from midguard.attacks.inversion._evolution import OWN, Asked, Drawn, Evolution
+from midguard.attacks.inversion._evolution import OWN, Asked, Drawn, Evolution, favourites
 from midguard.attacks.inversion._marginals import marginals, uniform
 from midguard.attacks.inversion._priors import Decoded, VAESettings, fit_pca
 from midguard.attacks.inversion._scores import lacks
@@ -548,6 +548,11 @@ def test_searches_begin_at_the_centre_and_at_the_draws_that_cost_least() -> None
     drawn = Drawn(np.arange(8.0).reshape(4, 2), np.zeros((4, 3)))
     starts = drawn.starts(np.array([[3.0, 0.0], [1.0, 1.0], [2.0, 2.0], [0.0, 3.0]]), 3)
     np.testing.assert_array_equal(starts, [[0, 0], [6, 7], [2, 3], [0, 0], [0, 1], [2, 3]])
+
+
+def test_of_each_class_the_search_that_ended_at_the_least_cost_is_kept() -> None:
+    found, last = np.arange(12.0).reshape(6, 2), np.array([3.0, 1, 2, 5, 6, 4])[:, None]
+    np.testing.assert_array_equal(favourites(found, lambda points: last, 3), found[[1, 5]])
 
 
 # --- spheres inside a class

@@ -52,7 +52,7 @@ class BlackBox:
     """
 
     prior: _Kind = "pca"
-    size: int = 32
+    size: int = 64
     loss: _Loss = "margin"
     typicality: float = 1.0
     population: int = 32

@@ -48,7 +48,7 @@ class Boundary:
     """
 
     prior: _Kind = "pca"
-    size: int = 32
+    size: int = 64
     draws: int = 2000
     points: int = 32
     radius: float = 2.0

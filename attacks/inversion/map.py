@@ -64,7 +64,7 @@ class MaximumAPosteriori:
     """
 
     prior: _Kind = "pca"
-    size: int = 32
+    size: int = 64
     prior_weight: float = 1.0
     steps: int = 300
     learning_rate: float = 0.1
