@@ -568,7 +568,8 @@ def _in_and_out_shuffled(inside: NDArray[np.bool_], seed: int) -> NDArray[np.boo
 
 def predictions(bench: Bench) -> Predictions:
     """What the model predicts on the nonmembers, from the store where it is known."""
-    name = storage.key(_subject_parts(bench) | {"role": "predictions"})
+    drawn = {"run": bench.plan.seed} if bench.subject.release.noise is not None else {}
+    name = storage.key(_subject_parts(bench) | {"role": "predictions"} | drawn)
     kept = None if bench.fresh else bench.store.observation(name)
     if isinstance(kept, Predictions):
         return kept

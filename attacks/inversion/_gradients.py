@@ -100,7 +100,7 @@ class Shown:
         low, high = self.bounds
         records = (torch.from_numpy(owned.x).to(self.place.device, self.place.dtype) - low) / (high - low)
         classes, means = torch.from_numpy(owned.y).to(records.device), records.mean(dim=0).expand(self.shape).clone()
-        for label in self.labels.unique():
+        for label in torch.unique(self.labels):
             if bool((classes == label).any()):
                 means[self.labels == label] = records[classes == label].mean(dim=0)
         return means
