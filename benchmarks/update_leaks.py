@@ -11,9 +11,9 @@ model of his own, with the others he makes 2,000 updates of it, and he learns fr
 
 Ends in 1 unless: labels of single records are told with an accuracy of .9; the distribution over ten has a smaller
 Kullback-Leibler divergence than an even one; single records and sets of ten are reconstructed closer than the mean
-image; with the changes shuffled labels are at chance (within three standard errors), the divergence is no better than an even
-guess, single records are no closer than the mean image and sets further than in truth; and all of it took less than six
-minutes.
+image; with the changes shuffled labels are at chance (within three standard errors), the divergence is no better than
+an even guess, single records are no closer than the mean image and sets further than in truth; and all of it took less
+than six minutes.
 """
 
 from __future__ import annotations

@@ -154,9 +154,8 @@ def prepare(
     described = load_subject(Path(model), Path(subject) if subject else None)
     records = load_records(described)
     kept = Store(Path(store))
-    sizes = Sizes(
-        *(0 if part is None else len(part) for part in (records.members, records.nonmembers, records.auxiliary))
-    )
+    sets = (records.members, records.nonmembers, records.auxiliary, records.update)
+    sizes = Sizes(*(0 if part is None else len(part) for part in sets))
     plan = make_plan(loaded, described, _seed(kept, described, loaded, seed, fresh), sizes, profile)
     return Bench(described, records, plan, kept, trust_code, fresh)
 

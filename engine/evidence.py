@@ -159,10 +159,20 @@ def _subject(subject: Subject, records: SubjectRecords, parameters: int | None) 
         "task": {"kind": subject.task.kind, "classes": subject.task.classes, "shape": list(subject.task.shape)},
         "data": data,
         "release": {"top": None, "decimals": None, **release_document(release)},
+        "previous": _previous(subject, records),
         "recipe": _recipe(subject),
         "ledger": _ledger(account.ledger) if account.ledger else None,
         "claims": asdict(account.claim) if account.claim else None,
     }
+
+
+def _previous(subject: Subject, records: SubjectRecords) -> Json | None:
+    """The model before its last update, by digest."""
+    previous, update = subject.previous, records.update
+    if previous is None or update is None:
+        return None
+    learnt = {"records": len(update), "sha256": previous.records.sha256}
+    return {"file": previous.path.name, "sha256": previous.sha256, "update": learnt}
 
 
 def _recipe(subject: Subject) -> Json | None:

@@ -9,23 +9,28 @@
 | without the class | models that never saw the class | |
 | nonmembers | what it drew of the subject, held against records that it never saw | such records as victims |
 | label-only floor | | a release that exposes the label alone: what no defense of the answers can beat |
+
+An attack on an update meets the two snapshots; the twin and the null are other updates (`observe_update`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .attack import ClassInversion, RecordInversion
+from .attack import ClassInversion, RecordInversion, UpdateInversion
 from .controls import shuffled_within
 from .errors import NotMeasurable
-from .judges import judge_classes, judge_records
+from .judges import judge_classes, judge_records, judge_updates
 from .observation import Goal, Observation, Reconstruction
 from .plan import CLASS_NULLS, UNTRAINED, WITHOUT, derive
-from .target import PASSING, Access, Exposure, Records, Release, Target, joined
+from .target import PASSING, Access, Exposure, Previous, Records, Release, Target, joined
+from .updates import updated
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from .attack import Progress
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from .run import Bench
 
 SUBJECT, TWIN, NULL = "subject", "twin", "null"
+#: The subject with its release's defense taken away; no verdict rests on it.
+OPENED = "open"
 NONMEMBERS, FLOOR = "nonmembers", "label-only floor"
 
 
@@ -99,12 +106,12 @@ def _class_targets(bench: Bench, role: str) -> list[tuple[Target, NDArray[np.boo
 
 
 def _class_target(bench: Bench, role: str) -> Target:
-    """The one model of a role."""
-    if role == SUBJECT:
-        return bench.subject_target()
+    """The one model of a role; any other role is the subject's, behind its release or an open one."""
     if role == UNTRAINED:
         return bench.inversion_untrained(bench.subject.release.opened())
-    return bench.inversion_twin if role == TWIN else bench.inversion_null
+    if role == TWIN:
+        return bench.inversion_twin
+    return bench.inversion_null if role == NULL else bench.target_in(role)
 
 
 def _class_attack(job: Job) -> ClassInversion:
@@ -190,6 +197,61 @@ def looked_at(target: Target, job: Job, victims: Records) -> NDArray[np.float64]
     return np.stack([target.observe(victims.x, victims.y) if watches else target.query(victims.x) for _ in looks])
 
 
+# --- updates ---------------------------------------------------------------------------------------------------------
+
+#: The leaky twin learns from its update so many times as often as the subject did.
+_MORE = 5
+
+
+def observe_update(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
+    """What an attack tells of the last update in a role, judged.
+
+    The twin is an update of the same snapshot by records that the subject never saw, which are learnt more often; the
+    null is what the attack tells of another such update, held against the records of the real one.
+    """
+    update, others = _update_of(bench), _another_update(bench, job)
+    release = bench.subject.release.opened() if role in {TWIN, OPENED} else bench.subject.release
+    recipe = bench.update_recipe
+    if role == TWIN:
+        recipe = dataclasses.replace(recipe, epochs=_MORE * recipe.epochs)
+    real = role not in {TWIN, NULL}
+
+    def after() -> torch.nn.Module:
+        if real:
+            return bench.module
+        return updated(bench.previous_module, others.x, others.y, recipe, job.seed)
+
+    target = bench.target_of(release, bench.records.auxiliary, after)
+    before = bench.target_of(release, bench.records.auxiliary, lambda: bench.previous_module)
+    target.previous = Previous(len(update), before, recipe)
+    if not isinstance(job.attack, UpdateInversion):
+        raise TypeError(f"{job.name} aims at {job.attack.threat.goal} but is no UpdateInversion")
+    guess = job.attack.reconstruct_update(target, job.seed, progress)
+    if real:
+        bench.drawn[f"{role} {job.identity}"] = (target, guess.images)
+    truth = others if role == TWIN else update
+    return target, judge_updates(guess.images, truth, bench.records.auxiliary, bench.subject.task.bounds, job.seed)
+
+
+def _update_of(bench: Bench) -> Records:
+    if bench.records.update is None:
+        raise NotMeasurable("the subject names no previous version (spec.release.previous)")
+    return bench.records.update
+
+
+def _another_update(bench: Bench, job: Job) -> Records:
+    """As many nonmembers as the update has records.
+
+    Raises:
+        NotMeasurable: There are fewer.
+    """
+    others, size = bench.records.nonmembers, len(_update_of(bench))
+    if others is None or len(others) < size:
+        raise NotMeasurable(f"the subject names fewer than {size} nonmembers, so that no other update can be made")
+    order = np.random.default_rng(derive(job.seed, "another update")).permutation(len(others))
+    return others.take(np.sort(order[:size]))
+
+
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +259,8 @@ def truth_of(bench: Bench, job: Job, seen: Reconstruction, images: NDArray[np.fl
     """The record that each reconstruction is held against: the victim, or the nearest member of the class."""
     if seen.goal is Goal.RECORD:
         return bench.victims(job.targets)
+    if seen.goal is Goal.UPDATE:
+        return _update_of(bench)
     members = bench.records.members
     assert members is not None
     rows = []

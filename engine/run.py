@@ -17,7 +17,15 @@ from .attack import ClassInversion, MembershipAttack, Progress, RecordInversion,
 from .controls import Controls, Stage, undefended
 from .errors import AccountingError, InputError, NotMeasurable
 from .exposed import noised_logits
-from .inverting import FLOOR, NONMEMBERS, further_roles, observe_classes, observe_records
+from .inverting import (
+    FLOOR,
+    NONMEMBERS,
+    OPENED,
+    further_roles,
+    observe_classes,
+    observe_records,
+    observe_update,
+)
 from .judges import Evaluators, fit_evaluators
 from .ledger import Unit
 from .measure import Informed, Measure, Provable
@@ -35,7 +43,7 @@ from .plan import UNTRAINED, VICTIMS, WITHOUT, AccountOutcome, ControlRun, Job, 
 from .recipe import Recipe, load_recipe
 from .reference import Trained, complementary, train_references
 from .shift import Feature, Shift, shift_test
-from .subject import load_module, make_target
+from .subject import load_module, load_previous, make_target
 from .target import Access, Exposure, NoiseSource, Records, Reference, Release, Target, joined
 
 if TYPE_CHECKING:
@@ -54,8 +62,6 @@ Report = Callable[[str, float], None]
 Spread = Callable[[Callable[[Job], Outcome], Iterable[Job]], Iterable[Outcome]]
 
 _ROLES = ("subject", "twin", "null")
-#: The subject with its release's defense taken away; no verdict rests on it.
-OPENED = "open"
 _Kind = TypeVar("_Kind", MembershipAttack, RecordSeparation, ClassInversion, RecordInversion)
 #: Fewer reference models than these are not divided, to see what more of them would change.
 _DIVISIBLE = 4
@@ -100,6 +106,19 @@ class Bench:
         """The subject's model."""
         self.report("loading the model", 0.0)
         return load_module(self.subject, self.trust_code)
+
+    @cached_property
+    def previous_module(self) -> torch.nn.Module:
+        """The model as it was before its last update."""
+        return load_previous(self.subject, self.trust_code)
+
+    @cached_property
+    def update_recipe(self) -> Recipe:
+        """How the last update was trained."""
+        previous = self.subject.previous
+        if previous is None or previous.recipe is None:
+            raise NotMeasurable("the subject names no previous version (spec.release.previous)")
+        return load_recipe(previous.recipe, data=False)
 
     @cached_property
     def controls(self) -> Controls:
@@ -373,6 +392,8 @@ def _story(bench: Bench, job: Job, role: str) -> str:
         return _STORIES["membership pair" if pair else f"membership {role}"]
     if job.attack.threat.goal is Goal.RISK:
         return _STORIES[f"separation {role}"]
+    if job.attack.threat.goal is Goal.UPDATE:
+        return _STORIES[f"update {role}"]
     if role in _ROW_STORIES:
         return _ROW_STORIES[role]
     return _STORIES[
@@ -388,6 +409,8 @@ _STORIES = {
     "separation null": "the same models, in and out tossed for each record",
     "inversion twin": "a twin trained on the members without any defense, releasing every score",
     "inversion null": "a model trained on other records under shuffled labels",
+    "update twin": "an update by other records that were learnt five times as often",
+    "update null": "what is told of another update, held against this one's records",
     "shuffled answers": "the subject's own answers, shuffled within each class",
 }
 _ROW_STORIES = {
@@ -407,9 +430,19 @@ def _subject_parts(bench: Bench) -> dict[str, object]:
         "network": [repr(subject.model.architecture), subject.model.factory and bench.factory],
         "task": repr(subject.task),
         "release": repr(subject.release),
+        "previous": _previous_parts(subject),
         "data": {name: file and file.sha256 for name, file in files.items()},
         "recipe": subject.recipe.read_text(encoding="utf-8") if subject.recipe else None,
     }
+
+
+def _previous_parts(subject: Subject) -> list[str | None]:
+    """What of the earlier version can change an outcome."""
+    previous = subject.previous
+    if previous is None:
+        return []
+    recipe = previous.recipe.read_text(encoding="utf-8") if previous.recipe else None
+    return [previous.sha256, previous.records.sha256, recipe]
 
 
 def work_key(bench: Bench, job: Job, role: str, variant: str = "") -> str:
@@ -446,6 +479,7 @@ def _work(bench: Bench, job: Job, role: str) -> tuple[Target, Observation]:
         Goal.RISK: _separation,
         Goal.CLASS: observe_classes,
         Goal.RECORD: observe_records,
+        Goal.UPDATE: observe_update,
     }
     return work[job.attack.threat.goal](bench, job, role, progress)
 

@@ -171,12 +171,14 @@ class SubjectRecords:
         nonmembers: What it was never trained on.
         auxiliary: What an adversary could own.
         rows: By the name of the set, where each of its records stands in the owner's file, from 0.
+        update: What the model's last update learnt from.
     """
 
     members: Records | None
     nonmembers: Records | None
     auxiliary: Records | None
     rows: Mapping[str, NDArray[int64]] = field(default_factory=dict)
+    update: Records | None = None
 
 
 def load_subject(model: Path, subject: Path | None = None) -> Subject:
@@ -206,10 +208,11 @@ def load_subject(model: Path, subject: Path | None = None) -> Subject:
         members=data["members"],
         nonmembers=data["nonmembers"],
         auxiliary=data["auxiliary"],
-        release=choose_release(document, (*_SPEC, "release")),
+        release=_choose_subject_release(document, (*_SPEC, "release")),
         recipe=_named_file(document, (*_SPEC, "training", "recipe")),
         account=_account(document, file, data["members"]),
         text=document.text,
+        previous=_previous(document, task, file),
     )
 
 
@@ -230,7 +233,28 @@ def load_records(subject: Subject) -> SubjectRecords:
     rows = {name: first_copies(part.x) for name, part in named.items()}
     single = {name: part.take(rows[name]) for name, part in named.items()}
     _refuse_near_copies(subject, single)
-    return SubjectRecords(single.get("members"), single.get("nonmembers"), single.get("auxiliary"), rows)
+    update = _update(subject, single.get("members"))
+    return SubjectRecords(single.get("members"), single.get("nonmembers"), single.get("auxiliary"), rows, update)
+
+
+def _update(subject: Subject, members: Records | None) -> Records | None:
+    """What the last update learnt from; every record of it must be a member.
+
+    Raises:
+        InputError: One is not.
+    """
+    if subject.previous is None:
+        return None
+    file = subject.previous.records
+    update = _read_again(file, subject.task)
+    update = update.take(first_copies(update.x))
+    known = set() if members is None else set(record_digests(members.x))
+    strange = [position for position, digest in enumerate(record_digests(update.x)) if digest not in known]
+    if strange or not len(update):
+        message = f"{len(strange)} of {len(update)} records of the update are not among the members"
+        hint = "an update's records are what the model learnt from: name them among the members, too"
+        raise InputError.of(message, hint, cast("DataSource", file.origin).where)
+    return update
 
 
 def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
@@ -243,14 +267,29 @@ def load_module(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
         InputError: The file is not the one described or not acceptable, its tensors are not the architecture's, or the
             model does not give one finite logit a class.
     """
+    return _loaded(subject, subject.model, trust_code)
+
+
+def load_previous(subject: Subject, trust_code: bool = False) -> torch.nn.Module:
+    """The model as it was before its last update, checked like the model.
+
+    Raises:
+        InputError: As for `load_module`.
+    """
+    if subject.previous is None:
+        raise InputError.of(f"{subject.file}: it names no previous model", "name it under spec.release.previous")
+    return _loaded(subject, subject.previous, trust_code)
+
+
+def _loaded(subject: Subject, file: ModelFile | PreviousFile, trust_code: bool) -> torch.nn.Module:
     from .formats._torch_weights import check_answers, fit_weights
 
-    file, task = subject.model, subject.task
+    task = subject.task
     content = file.path.read_bytes()
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise InputError.of(f"{file.path}: the model file changed while it was being checked", "start again")
-    if file.factory is not None and not trust_code:
-        raise InputError.of(f"{subject.file}: the model is built by {file.factory}", _TRUST)
+    if subject.model.factory is not None and not trust_code:
+        raise InputError.of(f"{subject.file}: the model is built by {subject.model.factory}", _TRUST)
     tensors = model_format(file.format).read(content, file.path)
     module = _build(subject)
     fit_weights(module, tensors, file.path)
@@ -343,13 +382,18 @@ def choose_task(document: Document, at: PathTo) -> Task:
         return Task(written["kind"], written["classes"], tuple(written["input"]), (float(low), float(high)))
 
 
-def choose_release(document: Document, at: PathTo) -> Release:
+def _choose_subject_release(document: Document, at: PathTo) -> Release:
+    """The release of a model that may have an earlier version."""
+    return choose_release(document, at, _subject_release_schema({"type": ["object", "string"]}))
+
+
+def choose_release(document: Document, at: PathTo, schema: Mapping[str, object] | None = None) -> Release:
     """The release that a document describes at a place.
 
     Raises:
         InputError: What is not acceptable, with its place.
     """
-    _raise_if(violations(document, RELEASE_SCHEMA, at))
+    _raise_if(violations(document, schema or RELEASE_SCHEMA, at))
     written = cast("dict[str, Any]", document.value(at))
     with _placed(document, at):
         return _release(written)
@@ -391,7 +435,7 @@ def subject_schema() -> dict[str, object]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "https://midguard.dev/schema/subject-v1.json",
         "title": "What midguard checks: a model, its data, its release and its claims",
-        **_schema(architecture_schema(), data_schema(), TASK_SCHEMA, RELEASE_SCHEMA),
+        **_schema(architecture_schema(), data_schema(), TASK_SCHEMA, _subject_release_schema(data_schema())),
     }
 
 
@@ -444,6 +488,15 @@ RELEASE_SCHEMA: Mapping[str, object] = {
     "required": ["exposes"],
     "additionalProperties": False,
 }
+
+
+def _subject_release_schema(data: Mapping[str, object]) -> dict[str, object]:
+    """A release, and the model as it was before its last update."""
+    previous = _object(
+        {"file": _TEXT, "sha256": _SHA256, "records": data, "recipe": _TEXT}, required=("file", "records")
+    )
+    properties = cast("dict[str, object]", RELEASE_SCHEMA["properties"])
+    return {**RELEASE_SCHEMA, "properties": {**properties, "previous": previous}}
 
 
 def _object(properties: Mapping[str, object], required: tuple[str, ...] = ()) -> dict[str, object]:
@@ -503,7 +556,8 @@ def _problems(document: Document) -> list[Problem]:
         ((*_SPEC, "model", "architecture"), choose_architecture),
         ((*_SPEC, "task"), choose_task),
         *(((*_SPEC, "data", name), choose_data) for name in PARTS),
-        ((*_SPEC, "release"), choose_release),
+        ((*_SPEC, "release"), _choose_subject_release),
+        ((*_SPEC, "release", "previous", "records"), choose_data),
     ]
     for at, choose in choices:
         if isinstance(_optional(document, at), dict | str):
@@ -591,6 +645,26 @@ def _model_file(document: Document, model: Path) -> ModelFile:
     architecture = choose_architecture(document, (*at, "architecture")) if "architecture" in written else None
     kind = choose_model_format(model, document.place((*at, "file")))
     return ModelFile(model, found, kind, architecture, written.get("factory"))
+
+
+def _previous(document: Document, task: Task, model: ModelFile) -> PreviousFile | None:
+    """The model before its last update, by digest; `None` where the document names none."""
+    at: PathTo = (*_SPEC, "release", "previous")
+    if _optional(document, at) is None:
+        return None
+    path = existing(document, (*at, "file"), str(document.value((*at, "file"))))
+    found = _digest(path, document.place((*at, "file")))
+    _check_stated(document, at, found, f"the previous model {path}")
+    if found == model.sha256:
+        hint = "name the file as it was before the update"
+        raise InputError.of(f"{path}: the previous model is this model", hint, document.place((*at, "file")))
+    records = cast("DataFile", _data_file(document, (*at, "records"), task))
+    recipe = _named_file(document, (*at, "recipe")) or _named_file(document, (*_SPEC, "training", "recipe"))
+    if recipe is None:
+        hint = "name the recipe of the update (spec.release.previous.recipe) or of the training"
+        raise InputError.of("it is not said how the update was trained", hint, document.place(at))
+    kind = choose_model_format(path, document.place((*at, "file")))
+    return PreviousFile(path, found, kind, records, recipe)
 
 
 def _digest(path: Path, where: Location) -> str:

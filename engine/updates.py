@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import AttackError
+from .errors import AttackError, NotMeasurable
 
 if TYPE_CHECKING:
     import torch
@@ -71,12 +71,13 @@ def answers_after(
         `(u, p, classes)` logits.
 
     Raises:
-        AttackError: A loss is not finite, or training by the recipe protects its records.
+        AttackError: A loss is not finite.
+        NotMeasurable: The recipe protects its records.
     """
     import numpy as np
 
     if recipe.defense is not None:
-        raise AttackError("updates that were trained with a defense are not imitated")
+        raise NotMeasurable("the update was trained with a defense, and such updates are not imitated")
     size = sum(p.numel() for p in module.parameters())
     chunk = max(1, min(len(sets), _MEMORY // max(1, 4 * _COPIES * size)))
     parts = []
@@ -84,6 +85,26 @@ def answers_after(
         parts.append(_answers(module, sets.part(start, start + chunk), recipe, probes, seed))
         progress(min(1.0, (start + chunk) / len(sets)))
     return np.concatenate(parts)
+
+
+def updated(
+    module: torch.nn.Module, x: NDArray[float32], y: NDArray[int64], recipe: Recipe, seed: int
+) -> torch.nn.Module:
+    """The model after one update, a copy. Args: x `(m, *shape)`, y `(m,)`."""
+    import copy
+
+    import torch
+
+    device = next(module.parameters()).device
+    stacked = {name: p.detach().clone().unsqueeze(0).requires_grad_() for name, p in module.named_parameters()}
+    records, labels = (torch.as_tensor(part, device=device).unsqueeze(0) for part in (x, y))
+    with torch.enable_grad():
+        _learn(module, stacked, records, labels, recipe, seed)
+    after = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, parameter in after.named_parameters():
+            parameter.copy_(stacked[name][0])
+    return after.eval().requires_grad_(False)
 
 
 def _answers(

@@ -15,6 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from numpy import float32, float64, int64
+    from numpy.typing import NDArray
+
     from ...engine.attack import Progress
 
 #: Share of the shadow updates on which training is stopped.
@@ -22,6 +25,30 @@ _HELD = 0.1
 #: Epochs without a better held-out loss after which it stops.
 _PATIENCE = 8
 _LEAK = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Updates of the adversary's own.
+
+    Attributes:
+        probes: `(p, *shape)`, on which both snapshots are asked.
+        changes: `(u, d)`, as `change_of` gives them: the log-probabilities before less those after.
+        records: `(u, m, values)`, what each update learnt from, in [0, 1].
+        y: `(u, m)`, their classes.
+        classes: How many classes there are.
+    """
+
+    probes: NDArray[float32]
+    changes: NDArray[float64]
+    records: NDArray[float32]
+    y: NDArray[int64]
+    classes: int
+
+    @property
+    def size(self) -> int:
+        """How many records an update learns from."""
+        return int(self.y.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +98,13 @@ class Scale:
 
 def _direction(changes: torch.Tensor) -> torch.Tensor:
     """Of length root d, so that a coordinate is about 1; no change has none."""
-    return torch.nn.functional.normalize(changes, dim=1, eps=1e-300) * changes.shape[1] ** 0.5
+    found: torch.Tensor = functional.normalize(changes, dim=1, eps=1e-300) * changes.shape[1] ** 0.5
+    return found
 
 
 def _log_length(changes: torch.Tensor) -> torch.Tensor:
-    return changes.norm(dim=1).clamp_min(1e-30).log()
+    found: torch.Tensor = torch.linalg.vector_norm(changes, dim=1).clamp_min(1e-30).log()
+    return found
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
-    from numpy import float32, float64, int64
+    from numpy import float32, float64
     from numpy.typing import NDArray
 
     from ...engine.attack import Progress
     from ...engine.recipe import Recipe
     from ...engine.target import Previous, Records, Target
-    from ._update_readers import Scale
+    from ._update_readers import Scale, Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ class UpdateLeaks:
         import numpy as np
 
         from ...engine.updates import UpdateSets, answers_after
+        from ._update_readers import Shadow
 
         before, owned = _previous(target), _owned(target, self.probes)
         rng = np.random.default_rng(seed)
@@ -218,30 +219,6 @@ class UpdateLeaks:
             clusters = KMeans(shadow.size, n_init=1, random_state=seed % 2**32).fit(drawn)
             found.append(clusters.cluster_centers_)
         return np.stack(found).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """Updates of the adversary's own.
-
-    Attributes:
-        probes: `(p, *shape)`, on which both snapshots are asked.
-        changes: `(u, d)`, as `change_of` gives them: the log-probabilities before less those after.
-        records: `(u, m, values)`, what each update learnt from, in [0, 1].
-        y: `(u, m)`, their classes.
-        classes: How many classes there are.
-    """
-
-    probes: NDArray[float32]
-    changes: NDArray[float64]
-    records: NDArray[float32]
-    y: NDArray[int64]
-    classes: int
-
-    @property
-    def size(self) -> int:
-        """How many records an update learns from."""
-        return int(self.y.shape[1])
 
 
 def change_of(target: Target, before: NDArray[float64], after: NDArray[float64]) -> NDArray[float64]:
