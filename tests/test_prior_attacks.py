@@ -339,16 +339,18 @@ def test_students_answer_as_the_model_does() -> None:
     assert all((student(unseen).argmax(dim=1) == right).float().mean() > 0.7 for student in taught)  # chance .25
 
 
-def test_the_feature_regulariser_keeps_near_the_usual_features() -> None:
-    held = target(linear(patterns(3) - 0.5), 3, owned())
-    far, near = (
-        GMI(steps=40, restarts=1, iterations=40, size=8, features=weight).reconstruct_classes(
-            held, np.arange(3), 0, quiet
-        )
-        for weight in (1e-6, 1e6)
-    )
-    usual = owned().x.mean(axis=0)  # of a linear model, the features are the record itself
-    assert ((near - usual) ** 2).mean() < 0.9 * ((far - usual) ** 2).mean()
+def test_lommas_loss_is_its_definition() -> None:
+    """A linear model, whose features are the record itself, and one student: against numpy."""
+    weights, records = patterns(3) - 0.5, owned(n=30)
+    held, x = target(linear(weights), 3, records), patterns(4, seed=8)
+    attack, labels = GMI(loss="logit", features=2.0, students=1, student_steps=2), torch.tensor([2, 0, 1, 2])
+    jury = attack._jury(held, held.module(), 0, CPU)
+    found = attack._identity(jury, torch.as_tensor(x), labels).numpy()
+    logits = x.reshape(4, -1) @ weights.reshape(3, -1).T
+    taught = jury.students[0](torch.as_tensor(x)).numpy()
+    own = np.stack([each[np.arange(4), labels.numpy()] for each in (logits, taught)])
+    far = ((x - records.x.mean(axis=0)) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found, -own.mean(axis=0) + 2.0 * far, rtol=1e-4)
 
 
 # --- the search
