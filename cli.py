@@ -122,6 +122,12 @@ Head = Annotated[
 ProfileName = Annotated[
     Profile, typer.Option("--profile", help="Which attacks run unasked: thorough adds those that want hours or a GPU.")
 ]
+ShowReconstructions = Annotated[
+    bool,
+    typer.Option(
+        "--show-reconstructions", help="Draw records and what was reconstructed of them (personal data) in the report."
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
 
 
@@ -142,6 +148,7 @@ def check(
         str | None, typer.Option("--budget-head", help="A head that the budget's store must hold.", show_default=False)
     ] = None,
     profile: ProfileName = Profile.STANDARD,
+    show_reconstructions: ShowReconstructions = False,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Attack a model, hold it against a policy, and leave a report. Exit 0: every requirement was shown to hold."""
@@ -157,7 +164,9 @@ def check(
         checked = run_check(
             policy, model, subject=subject, seed=seed, fresh=fresh, store=store, trust_code=trust_code, report=report,
             budget=budget, budget_head=budget_head, profile=profile.value,
+            show_reconstructions=show_reconstructions,
         )  # fmt: skip
+    _warn_of_pictures(checked.evidence)
     with _listening():
         _print_result(checked, output, signer is not None and out is not None)
     if out is not None:
@@ -213,11 +222,15 @@ def report(
     evidence: Annotated[Path, typer.Argument(metavar="EVIDENCE", help="An evidence.json.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the reports go.")],
     key: KeyFile = None,
+    show_reconstructions: ShowReconstructions = False,
 ) -> None:
     """Render the reports again from evidence; signs only what the same key has attested beside it."""
     from .reports.bundle import write_bundle
 
     document, signer = _read_evidence(evidence), _signer(key)
+    if show_reconstructions:
+        _refuse_without_pictures(evidence, document)
+    _warn_of_pictures(document)
     if signer is not None:
         _refuse_unattested(evidence, signer)
     _refuse_unwritable(out)
@@ -740,6 +753,28 @@ def _refuse_unattested(evidence: Path, signer: Signer) -> None:
     if not verification.valid:
         hint = "render it without --key, or run check again with the key: it takes its outcomes from the store"
         raise InputError.of(f"{evidence}: this key has not attested it ({verification.summary})", hint)
+
+
+def _refuse_without_pictures(path: Path, evidence: Mapping[str, Any]) -> None:
+    """Refuse to add pictures to evidence that was made without: it would be another document, attested by nobody."""
+    from .reports.inversion import holds_pictures
+
+    if holds_pictures(evidence):
+        return
+    policy, model, seed = evidence["policy"]["file"], evidence["subject"]["file"], evidence["seed"]
+    again = f"midguard check {policy} {model} --seed {seed} --show-reconstructions"
+    raise InputError.of(
+        f"{path}: it was made without pictures, and adding them would make it another document than what was attested",
+        f"run `{again}` with the same store: it takes the outcomes from there and attacks nothing anew",
+    )
+
+
+def _warn_of_pictures(evidence: Mapping[str, object]) -> None:
+    from .reports.inversion import holds_pictures
+
+    if holds_pictures(evidence):
+        _say("the report and its evidence show records and what was reconstructed of them. Personal data: pass them "
+             "only to those who may see the records.")  # fmt: skip
 
 
 def _refuse_unwritable(out: Path | None) -> None:

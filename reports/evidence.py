@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ..engine.errors import InputError
 from ..engine.verdict import Status
 from . import audit, circumstances
-from .wording import COUNTED, WORDS, WORST_FIRST, exact, interval, number, plain, signed
+from .wording import COUNTED, WORDS, WORST_FIRST, exact, interval, number, plain, signed, target_words
 
+_INVERSION = "inversion."
 _CUMULATIVE = "privacy.cumulative_epsilon"
 _PASSING = (Status.PASS, Status.WAIVED)
 
@@ -47,6 +48,7 @@ class Row:
         unit: Printed behind the value.
         basis: proved, attacked, observed or declared; empty where there was no measurement.
         by: The attack or accountant that decided it.
+        goal: What that attack is after; empty where it is not told apart from others of its kind.
         line: Line of the requirement in the policy, from 1.
         reason: Why it came out so.
         remedy: What to do about it.
@@ -67,6 +69,7 @@ class Row:
     unit: str
     basis: str
     by: str
+    goal: str
     line: int
     reason: str
     remedy: str
@@ -148,6 +151,31 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
+class Closest:
+    """The target that an inversion attack came closest to.
+
+    Attributes:
+        attack: The attack.
+        goal: What it is after.
+        target: The class or the record's rank, in words.
+        metric: How distance is measured.
+        distance: The attack's.
+        baseline: That of the best guess without the model.
+    """
+
+    attack: str
+    goal: str
+    target: str
+    metric: str
+    distance: float
+    baseline: float
+
+    def __str__(self) -> str:
+        far = f"{self.metric} {number(self.distance)} against {number(self.baseline)} without the model"
+        return f"closest target of {self.attack} ({self.goal}): {self.target}, {far}"
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One run of the gate.
 
@@ -168,6 +196,7 @@ class Result:
         blind: Attacks that ran, but did not find the leak that was planted for them.
         warnings: What weakens every membership attack of the run, a sentence each.
         audit: What the evidence tests said of the training, in one line; empty where none watched it.
+        closest: The worst protected target of each inversion attack; none where the evidence is older.
         signed: Whether the evidence was signed.
     """
 
@@ -187,6 +216,7 @@ class Result:
     blind: tuple[Gap, ...]
     warnings: tuple[str, ...]
     audit: str
+    closest: tuple[Closest, ...]
     signed: bool
 
     def count(self, status: Status) -> int:
@@ -213,7 +243,7 @@ def read(evidence: Mapping[str, object]) -> Result:
         InputError: Something is missing, of the wrong type or unknown, or the verdict says more than the findings do.
     """
     policy, subject = mapping(evidence, "policy"), mapping(evidence, "subject")
-    findings = entries(evidence, "findings")
+    findings, goals = entries(evidence, "findings"), _goals(evidence)
     result = Result(
         verdict=_status(evidence, "verdict"),
         exit_code=integer(evidence, "exitCode"),
@@ -226,11 +256,12 @@ def read(evidence: Mapping[str, object]) -> Result:
         subject=_named(subject),
         architecture=_architecture(subject),
         adversary=_adversary(mapping(evidence, "adversary")),
-        rows=tuple(_row(finding) for finding in findings),
+        rows=tuple(_row(finding, goals) for finding in findings),
         not_tested=_grouped(Gap(text(e, "attack"), text(e, "reason")) for e in entries(evidence, "notTested")),
         blind=_grouped(gap for finding in findings for gap in _blind(finding)),
         warnings=_warnings(evidence),
         audit=_audit(evidence),
+        closest=_closest(evidence),
         signed=evidence.get("signed") is True,
     )
     _refuse_contradiction(result)
@@ -275,7 +306,34 @@ def _refuse_uncounted(result: Result, evidence: Mapping[str, object]) -> None:
         )
 
 
-def _row(finding: Mapping[str, object]) -> Row:
+def _goals(evidence: Mapping[str, object]) -> Mapping[str, str]:
+    """What each inversion attack is after; attacks of other kinds are after what their name says."""
+    attacks = entries(evidence, "attacks") if "attacks" in evidence else []
+    named = [attack for attack in attacks if text(attack, "name").startswith(_INVERSION)]
+    return {text(attack, "name"): text(mapping(attack, "threat"), "goal") for attack in named}
+
+
+def _closest(evidence: Mapping[str, object]) -> tuple[Closest, ...]:
+    """Of each inversion attack the first of the worst targets, which is the closest."""
+    figures = mapping(evidence, "figures") if "figures" in evidence else {}
+    drawn = entries(figures, "distances") if "distances" in figures else []
+    worst = [(entry, entries(entry, "worst")) for entry in drawn if "worst" in entry]
+    return tuple(_nearest(entry, named[0]) for entry, named in worst if named)
+
+
+def _nearest(entry: Mapping[str, object], worst: Mapping[str, object]) -> Closest:
+    goal = text(entry, "goal")
+    return Closest(
+        attack=text(entry, "attack"),
+        goal=goal,
+        target=target_words(goal, worst.get("target")),
+        metric=text(entry, "metric"),
+        distance=optional(worst, "distance"),
+        baseline=optional(worst, "baseline"),
+    )
+
+
+def _row(finding: Mapping[str, object], goals: Mapping[str, str]) -> Row:
     bounds, direction = _bounds(finding), text(finding, "direction")
     if direction not in ("max", "min"):
         raise InputError.of(f"evidence: direction is {direction!r}, expected 'max' or 'min'")
@@ -295,6 +353,7 @@ def _row(finding: Mapping[str, object]) -> Row:
         unit=text(finding, "unit"),
         basis=text(finding, "basis"),
         by=text(finding, "by"),
+        goal=goals.get(text(finding, "by"), ""),
         line=max(1, integer(finding, "line")),
         reason=text(finding, "reason"),
         remedy=text(finding, "remedy"),

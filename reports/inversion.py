@@ -26,6 +26,7 @@ _GROUPS = {
     "attack": "The attack",
     "control": "The same attack where the answer is known",
     "no model": "Guesses without the model",
+    "oracle": "What only the truth could tell",
 }
 _GOALS = {
     "class-representative": "what the records of a class look like; a target is a class, and its distance is that to "
@@ -36,17 +37,17 @@ _GOALS = {
     "matched to the reconstruction that lies nearest",
 }
 _MEANS = {
-    "this model": "what requirements are judged by",
-    "leaky twin": "trained to leak: must be found",
-    "null": "nothing to find: must fall to the guesses",
-    "untrained": "random weights: must fall to the guesses",
-    "without the class": "never saw the class: must fall to the guesses",
-    "nonmembers": "never trained on: what is found of them is the distribution's",
-    "oracle": "stands in for a perfect reconstruction: the measure can succeed",
-    "label-only floor": "the label alone: no output defence can beat it",
-    "nearest auxiliary record": "needs the truth to be picked",
-    "nearest other member": "needs the truth to be picked",
-    "class mean of the members": "needs the truth to be known",
+    "this model": "What requirements are judged by",
+    "leaky twin": "Must be found",
+    "null": "Must fall to the guesses",
+    "untrained": "Must fall to the guesses",
+    "without the class": "Must fall to the guesses",
+    "nonmembers": "What is found of them is no memory of the training",
+    "oracle": "Stands in for a perfect reconstruction, to show that the measure can succeed",
+    "class mean of the members": "Stands in for a perfect reconstruction, to show that the measure can succeed",
+    "label-only floor": "The label alone: no output defence can beat it",
+    "nearest auxiliary record": "Whoever could pick it would need the truth",
+    "nearest other member": "Whoever could pick it would need the truth",
 }
 
 
@@ -77,6 +78,12 @@ class Row:
     gap: float | None
     targets: int
     reason: str
+
+    @property
+    def note(self) -> str:
+        """What it is there for and what it was, or why it has no numbers; empty where its name says it all."""
+        why = self.reason[:1].upper() + self.reason[1:]
+        return why if self.missing else ". ".join(part for part in (self.means, why) if part)
 
     @property
     def missing(self) -> bool:
@@ -241,8 +248,18 @@ def _groups(entry: Evidence) -> tuple[Group, ...]:
 
 
 def _row(row: Evidence) -> Row:
-    numbers = (_known(row[name]) for name in ("mse", "ssim", "feature", "identified", "rank1", "gap"))
-    return Row(row["name"], _MEANS.get(row["name"], ""), *numbers, row["targets"], row["reason"])
+    return Row(
+        name=row["name"],
+        means=_MEANS.get(row["name"], ""),
+        mse=_known(row["mse"]),
+        ssim=_known(row["ssim"]),
+        feature=_known(row["feature"]),
+        identified=_known(row["identified"]),
+        rank1=_known(row["rank1"]),
+        gap=_known(row["gap"]),
+        targets=row["targets"],
+        reason=row["reason"],
+    )
 
 
 def _evaluator(entry: Evidence) -> Evaluator:

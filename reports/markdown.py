@@ -32,6 +32,7 @@ def render_markdown(evidence: Mapping[str, object]) -> str:
     reasons = [_reason(row) for row in rows if row.status is not Status.PASS]
     gaps = [f"- not tested: {_escape(str(gap))}" for gap in result.not_tested]
     gaps += [f"- blind, so not counted: {_escape(str(gap))}" for gap in result.blind]
+    gaps += [f"- {_escape(str(target))}" for target in result.closest]
     gaps += [f"- {_escape(line)}" for line in (*result.warnings, result.audit) if line]
     notes = _fitting(reasons + gaps, _MOST_BYTES // 3, "notes")
     return "\n".join((head, *table, "", *notes)).rstrip() + "\n"
@@ -59,7 +60,8 @@ def _cells(row: Row) -> str:
     """One line of the table."""
     status = f"{MARKS[row.status]} {WORDS[row.status]}"
     numbers = (row.measured, row.interval, row.bound, row.left)
-    names = (row.basis or "—", row.by or "—", row.severity, str(row.line))
+    by = f"{row.by} ({row.goal})" if row.goal else row.by
+    names = (row.basis or "—", by or "—", row.severity, str(row.line))
     return f"| {status} | {' | '.join(map(_escape, (row.id, *numbers, *names)))} |"
 
 

@@ -49,7 +49,9 @@ def picture(content: str, words: str) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        found = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",))
+        written = base64.b64decode(content, validate=True)
+        Image.open(io.BytesIO(written), formats=("PNG",)).verify()  # WeasyPrint tells Pillow to bear with half a file
+        found = Image.open(io.BytesIO(written), formats=("PNG",))
         if max(found.size) > _MOST:  # said by the header, before anything is unpacked
             raise ValueError(f"a picture of {found.size[0]} x {found.size[1]} values, expected at most {_MOST} a side")
         opaque = _opaque(found)

@@ -189,14 +189,15 @@ def _compose(evidence: Evidence, signer: SignerCard | None, digest: str) -> Repo
     _refuse_contradiction(evidence)
     rows = coverage(evidence)
     policy = _policy_lines(evidence)
+    told = inversion.chapter(evidence)
     return Report(
         evidence=evidence,
         document=f"MG-{digest[:16].upper()}",
         digest=digest,
         signer=signer,
-        summary=_summary(evidence, rows),
+        summary=_summary(evidence, rows, told.personal),
         attacks=tuple(_attack_card(attack, evidence) for attack in evidence["attacks"]),
-        inversion=inversion.chapter(evidence),
+        inversion=told,
         references=circumstances.references(evidence),
         shift=circumstances.shift_words(evidence),
         warnings=circumstances.warnings(evidence),
@@ -233,7 +234,8 @@ _MEANING = {
 }
 
 
-def _summary(evidence: Evidence, rows: Sequence[Coverage]) -> Summary:
+def _summary(evidence: Evidence, rows: Sequence[Coverage], personal: bool) -> Summary:
+    """Args: personal, whether the page must also find room to say that the report shows records."""
     ordered = sorted(evidence["findings"], key=_rank)
     against = [f for f in ordered if f["status"] not in ("pass", "waived")]
     return Summary(
@@ -242,7 +244,7 @@ def _summary(evidence: Evidence, rows: Sequence[Coverage]) -> Summary:
         open=tuple(against[:_FIRST_PAGE_FINDINGS]),
         more=max(0, len(against) - _FIRST_PAGE_FINDINGS),
         remedies=_remedies(against)[:_FIRST_PAGE_REMEDIES],
-        rows=tuple(ordered[:_FIRST_PAGE_ROWS]),
+        rows=tuple(ordered[: _FIRST_PAGE_ROWS - personal]),
         untested=_untested(rows),
     )
 
