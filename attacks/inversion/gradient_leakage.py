@@ -49,7 +49,7 @@ class GradientLeakage:
 
     steps: int = 400
     restarts: int = 1
-    learning_rate: float = 0.1
+    learning_rate: float = 0.02
     total_variation: float = 3e-3
     victims: int = 100
 
