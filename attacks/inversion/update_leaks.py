@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...engine.attack import ANSWERS, ThreatModel, UpdateGuess
 from ...engine.errors import AttackError
 from ...engine.observation import Goal
-from ...engine.target import Access
+from ...engine.target import Access, NoiseSource
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -131,7 +131,8 @@ class UpdateLeaks:
         sets = UpdateSets(pool.x[index], pool.y[index])
         after = answers_after(module, sets, _recipe(before), probes.x, seed, progress)
         first = _logits(module, probes.x)
-        shown = [self._shown(target, logits, probes.x) for logits in (first, *after)]
+        source = NoiseSource(seed)  # his own: nobody knows what the noise of the service is drawn from
+        shown = [self._shown(target, logits, probes.x, source) for logits in (first, *after)]
         changes = np.stack([change_of(target, shown[0], answers) for answers in shown[1:]])
         if not np.isfinite(changes).all():
             raise AttackError("answers of shadow updates are not finite: is the update's recipe the right one?")
@@ -139,9 +140,11 @@ class UpdateLeaks:
         flat = (sets.x.reshape(*sets.x.shape[:2], -1) - low) / (high - low)
         return Shadow(probes.x, changes, flat.astype(np.float32), sets.y, target.classes)
 
-    def _shown(self, target: Target, logits: NDArray[float64], x: NDArray[float32]) -> NDArray[float64]:
+    def _shown(
+        self, target: Target, logits: NDArray[float64], x: NDArray[float32], source: NoiseSource
+    ) -> NDArray[float64]:
         """What the same release would show of a model of his own."""
-        return logits if target.access is Access.WEIGHTS else target.release.apply(logits, x, target.noise)
+        return logits if target.access is Access.WEIGHTS else target.release.apply(logits, x, source)
 
     def labels(self, shadow: Shadow, scale: Scale, seed: int, read: torch.Tensor) -> NDArray[float64]:
         """The share of each class in updates from their changes. Args: read `(v, d)`. Returns: `(v, classes)`."""
