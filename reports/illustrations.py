@@ -10,6 +10,9 @@ from . import figures, membership
 from .phrases import Evidence, bounds, count, listed, measured, number, percent, rule, several, status
 from .wording import target_words
 
+#: So many records of the worst protected are named.
+_NAMED_RECORDS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -211,12 +214,15 @@ def _floor_words(entry: Evidence) -> str:
 
 
 def _worst_words(entry: Evidence) -> str:
-    """The targets that are worst protected, by name."""
+    """The targets that are worst protected, by name; of records, which are named by their rank alone, the first."""
+    worst = entry.get("worst", ())
+    most = len(worst) if entry["goal"] == "class-representative" else _NAMED_RECORDS
     named = [
         f"{target_words(entry['goal'], w['target'])} ({number(w['distance'])}, guess {number(w['baseline'])})"
-        for w in entry.get("worst", ())
+        for w in worst[:most]
     ]
-    return f" The worst protected 5 %: {listed(named)}." if named else ""
+    named += [f"{len(worst) - most} more up to {number(worst[-1]['distance'])}"] if len(worst) > most else []
+    return f" The worst protected of the targets (5 %, at most 20): {listed(named)}." if named else ""
 
 
 def _budget_figure(evidence: Evidence) -> Figure:

@@ -49,6 +49,8 @@ _MEANS = {
     "nearest auxiliary record": "Whoever could pick it would need the truth",
     "nearest other member": "Whoever could pick it would need the truth",
 }
+#: The same where single records are attacked: answers of random weights tell of a record, too, and nobody's training.
+_OF_RECORDS = {"untrained": "What any network's answers give away, before it learns anything"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,23 +236,24 @@ def _trial(attack: Evidence, tiles: Evidence | None) -> Trial:
         goal=goal,
         after=_GOALS.get(goal, ""),
         metric="" if entry is None else entry["metric"],
-        groups=() if entry is None else _groups(entry),
+        groups=() if entry is None else _groups(entry, goal),
         evaluators=() if entry is None else tuple(_evaluator(e) for e in entry["evaluators"]),
         gallery=None if tiles is None else _gallery(tiles, attack["name"]),
     )
 
 
-def _groups(entry: Evidence) -> tuple[Group, ...]:
+def _groups(entry: Evidence, goal: str) -> tuple[Group, ...]:
     """The rows by kind, in the order of the kinds; one that is unknown keeps its own name."""
+    means = _MEANS if goal == "class-representative" else _MEANS | _OF_RECORDS
     kinds = dict.fromkeys([*_GROUPS, *(row["kind"] for row in entry["rows"])])
-    grouped = ((kind, tuple(_row(row) for row in entry["rows"] if row["kind"] == kind)) for kind in kinds)
+    grouped = ((kind, tuple(_row(row, means) for row in entry["rows"] if row["kind"] == kind)) for kind in kinds)
     return tuple(Group(_GROUPS.get(kind, kind.capitalize()), rows) for kind, rows in grouped if rows)
 
 
-def _row(row: Evidence) -> Row:
+def _row(row: Evidence, means: Mapping[str, str]) -> Row:
     return Row(
         name=row["name"],
-        means=_MEANS.get(row["name"], ""),
+        means=means.get(row["name"], ""),
         mse=_known(row["mse"]),
         ssim=_known(row["ssim"]),
         feature=_known(row["feature"]),

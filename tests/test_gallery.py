@@ -435,8 +435,37 @@ def test_a_floor_that_is_not_known_is_not_drawn(floor):
 
 def test_the_caption_names_floor_and_worst_targets():
     caption = next(f.caption for f in compose(inversion_evidence(), CARD).figures if "worst protected" in f.caption)
-    assert caption.endswith("The worst protected 5 %: class 3 (0.0201, guess 0.0602) and class 1 (0.0211, guess 0.06).")
+    assert caption.endswith(
+        "The worst protected of the targets (5 %, at most 20): class 3 (0.0201, guess 0.0602) and class 1 (0.0211, "
+        "guess 0.06)."
+    )
     assert "no output defence can keep it farther away" in caption
+
+
+def test_of_many_records_the_first_are_named_and_the_others_counted():
+    evidence = inversion_evidence()
+    entry = evidence["figures"]["distances"][0]
+    entry["goal"] = "record-reconstruction"
+    entry["worst"] = [{"target": i, "distance": 0.01 + i / 1000, "baseline": 0.06} for i in range(20)]
+    caption = next(f.caption for f in compose(evidence, CARD).figures if "worst protected" in f.caption)
+    assert caption.count("record of rank") == 5
+    assert caption.endswith("record of rank 4 (0.014, guess 0.06) and 15 more up to 0.029.")
+    entry["goal"] = "class-representative"
+    caption = next(f.caption for f in compose(evidence, CARD).figures if "worst protected" in f.caption)
+    assert caption.count("class ") == 20
+
+
+def test_an_untrained_network_is_no_null_of_records():
+    """Its answers tell of a record whatever it learnt; of a class they must tell nothing."""
+    evidence = inversion_evidence()
+    entry = next(a for a in evidence["attacks"] if a["name"] == ALIGNMENT)["inversion"]
+    entry["rows"] = [*RECORD_ROWS, row("untrained", "control", 0.02)]
+    notes = {
+        t.attack["name"]: {r.name: r.note for g in t.groups for r in g.rows}
+        for t in compose(evidence, CARD).inversion.trials
+    }
+    assert notes[MI_FACE]["untrained"] == "Must fall to the guesses"
+    assert "fall" not in notes[ALIGNMENT]["untrained"]
 
 
 def test_markdown_says_goal_and_worst_target():
