@@ -431,13 +431,13 @@ def _pairs(seen: Reconstruction, measure: Distance) -> Json:
 
     attack, guess = measure.attack_distances(seen), measure.best_guess(seen)
     order, targets = np.arange(len(attack)), seen.targets
-    if seen.goal is Goal.RECORD:
+    if seen.goal is not Goal.CLASS:
         # Numbered by rank, thinned: a distance must not lead back to a record.
         order = np.argsort(attack, kind="stable")[:: max(1, -(-len(attack) // _LISTED))]
-        targets = np.arange(len(attack))
+        targets = 1 + np.arange(len(attack))
     return {
         "metric": measure.metric,
-        "targets": targets[: len(order)].tolist() if seen.goal is Goal.RECORD else targets[order].tolist(),
+        "targets": targets[: len(order)].tolist() if seen.goal is not Goal.CLASS else targets[order].tolist(),
         "attack_distance": rounded(attack[order]),
         "baseline_distance": rounded(guess.distances[order]),
         "baseline": guess.name,

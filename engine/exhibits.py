@@ -150,7 +150,7 @@ def worst_targets(seen: Reconstruction, measure: Distance) -> list[Json]:
             "distance": _number(float(attack[i])),
             "baseline": _number(float(guess[i])),
         }
-        for rank, i in enumerate(order.tolist())
+        for rank, i in enumerate(order.tolist(), start=1)
     ]
 
 
@@ -190,7 +190,7 @@ def _wall(bench: Bench, outcome: Outcome, seen: Reconstruction, measure: Distanc
     order = np.argsort(attack, kind="stable")[:_TILES]
     drawn = _Drawn.of(bench, outcome, seen, guess.name) if shown else None
     tiles: list[Json] = []
-    for rank, i in enumerate(order.tolist()):
+    for rank, i in enumerate(order.tolist(), start=1):
         votes = seen.votes[i]
         tiles.append(
             {

@@ -279,7 +279,7 @@ def _undecided(
 ) -> Finding | None:
     """Everything that keeps a requirement from being shown to hold."""
     unfair = [a for a in ran if not a.fair]
-    blind = [a for a in ran if not a.sighted and (a.named or _status(a, requirement) is not Status.PASS)]
+    blind = [a for a in ran if not a.sighted and (a.named or not _shows_nothing(a, requirement))]
     sighted = [a for a in ran if a.sighted]
     straddling = [a for a in sighted if _status(a, requirement) is not Status.PASS]
     if unfair:
@@ -319,6 +319,14 @@ def _remedy_not_run(left_out: tuple[AttackFinding, ...]) -> str:
 def _status(attack: AttackFinding, requirement: Requirement) -> Status:
     assert attack.measurement is not None
     return compare(attack.measurement, requirement.direction, requirement.limit)
+
+
+def _shows_nothing(attack: AttackFinding, requirement: Requirement) -> bool:
+    """Whether it is within the limit, or no closer than what there is where nothing leaks."""
+    assert attack.measurement is not None
+    value, nothing = attack.measurement.value, requirement.measure.no_leak()
+    harmless = value <= nothing if requirement.direction is Direction.MAX else value >= nothing
+    return harmless or _status(attack, requirement) is Status.PASS
 
 
 def _worst(requirement: Requirement, attacks: list[AttackFinding]) -> AttackFinding:
@@ -365,7 +373,8 @@ def _positive(run: ControlRun, requirement: Requirement, alpha: float) -> Contro
 def _negatives(outcome: Outcome, requirement: Requirement, alpha: float) -> Control:
     """The null, or whatever else the attack found a leak in where there is none; together they spend one error."""
     goal = outcome.job.attack.threat.goal
-    further = [outcome.rows[role] for role in CLASS_NULLS if goal is Goal.CLASS and role in outcome.rows]
+    missing = ControlRun(None, "it did not run")
+    further = [outcome.rows.get(role, missing) for role in CLASS_NULLS if goal is Goal.CLASS]
     runs = [outcome.negative, *further]
     found = [_negative(run, requirement, alpha / len(runs)) for run in runs]
     return next((control for control in found if not control.ok), found[0])

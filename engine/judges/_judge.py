@@ -161,7 +161,7 @@ def _judge_paired(
     guesses = guessed(baselines(owned, victims.y, seed), closeness)
     placed = matched(images, victims.x, batch)
     standing = _record_standing(placed, victims)
-    false = _record_standing(placed[_another_of_the_class(victims.y)], victims)
+    false = _false_standing(placed, victims, owned, batch, seed)
     sticks = _record_yardsticks(victims, owned)
     return Reconstruction(
         goal=goal,
@@ -250,6 +250,17 @@ def _class_standing(images: Images, classes: NDArray[np.int64], members: Records
 def _record_standing(images: Images, victims: Records) -> _Standing:
     """Among the victims, each image against every one of them."""
     return _standing(_pairwise(images, victims.x), np.arange(len(victims)))
+
+
+def _false_standing(placed: Images, victims: Records, owned: Records, batch: int, seed: int) -> _Standing:
+    """How pictures stand that cannot tell the victim: of another record of its class.
+
+    Where they are matched, so is what they are held against: matching alone puts half of anything first.
+    """
+    if batch == 1:
+        return _record_standing(placed[_another_of_the_class(victims.y)], victims)
+    others = baselines(owned, victims.y, seed)["another record of the class"]
+    return _record_standing(matched(others, victims.x, batch), victims)
 
 
 def _another_of_the_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
