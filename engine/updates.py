@@ -72,12 +72,11 @@ def answers_after(
 
     Raises:
         AttackError: A loss is not finite.
-        NotMeasurable: The recipe protects its records.
+        NotMeasurable: The recipe has a defense, augmentation, a schedule, frozen layers or dropout.
     """
     import numpy as np
 
-    if recipe.defense is not None:
-        raise NotMeasurable("the update was trained with a defense, and such updates are not imitated")
+    _refuse_unlike(recipe)
     size = sum(p.numel() for p in module.parameters())
     chunk = max(1, min(len(sets), _MEMORY // max(1, 4 * _COPIES * size)))
     parts = []
@@ -95,6 +94,7 @@ def updated(
 
     import torch
 
+    _refuse_unlike(recipe)
     device = next(module.parameters()).device
     stacked = {name: p.detach().clone().unsqueeze(0).requires_grad_() for name, p in module.named_parameters()}
     records, labels = (torch.as_tensor(part, device=device).unsqueeze(0) for part in (x, y))
@@ -105,6 +105,22 @@ def updated(
         for name, parameter in after.named_parameters():
             parameter.copy_(stacked[name][0])
     return after.eval().requires_grad_(False)
+
+
+def _refuse_unlike(recipe: Recipe) -> None:
+    """Refuse a recipe that these updates would not follow: what is imitated badly is attacked badly, and would pass."""
+    from .recipe import Augmentation, Schedule
+
+    unlike = {
+        "a defense": recipe.defense is not None,
+        "augmentation": recipe.augmentation != Augmentation(),
+        "a schedule": recipe.schedule != Schedule("constant"),
+        "frozen layers": bool(recipe.freeze),
+        "dropout": bool(getattr(recipe.architecture, "dropout", 0.0)),
+    }
+    named = [words for words, found in unlike.items() if found]
+    if named:
+        raise NotMeasurable(f"the update was trained with {' and '.join(named)}, and such updates are not imitated")
 
 
 def _answers(

@@ -469,7 +469,9 @@ def explain_protection(finding: Finding, opened: Mapping[str, Observation], alph
     requirement = finding.requirement
     measured = {name: requirement.measure.measure(seen, alpha) for name, seen in opened.items()}
     found = [AttackFinding(name, AttackStatus.RAN, "", False, m) for name, m in measured.items()]
-    worst = _worst(requirement, found)
+    # One that comes no closer than where nothing leaks says nothing of the training, however wide its interval is.
+    telling = [attack for attack in found if not _shows_nothing(attack, requirement)]
+    worst = _worst(requirement, telling or found)
     assert worst.measurement is not None
     return replace(finding, protection=_protection(requirement, worst.name, worst.measurement))
 

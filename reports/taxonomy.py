@@ -129,6 +129,17 @@ TAXONOMY: tuple[AttackClass, ...] = (
         edpb="(v)",
     ),
     AttackClass(
+        "update-reconstruction",
+        "Reconstruction of an update",
+        "What did the model learn between two of its versions?",
+        goals=frozenset({Goal.UPDATE}),
+        kind="inversion",
+        atlas="AML.T0024.001",
+        nist="NISTAML.032",
+        owasp="ML03:2023",
+        edpb="(v)",
+    ),
+    AttackClass(
         "gradient-leakage",
         "Gradient leakage",
         "What were the records behind a gradient that was shared, as in federated learning?",

@@ -524,7 +524,10 @@ def test_an_explanation_that_crashes_changes_no_verdict(
 
     edit(careless / "model.yaml", "exposes: probabilities", "exposes: label")
     monkeypatch.setattr(Bench, "target_in", lambda self, role: None if role == "open" else self.subject_target())
-    policy = write_policy("id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75")
+    policy = write_policy(
+        "id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75, "
+        "attacks: [inversion.knowledge_alignment]"
+    )
     ended = midguard("check", policy, careless / "model.pt", "--format", "json")
     assert ended.code == 0
     assert "it is not known what protects" in str(status(ended, "distance")["protection"])

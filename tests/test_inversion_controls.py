@@ -93,7 +93,11 @@ def untrained(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "change",
-    [constant, pytest.param(random_weights, marks=pytest.mark.calibrate), untrained],
+    [
+        pytest.param(constant, marks=pytest.mark.calibrate),
+        pytest.param(random_weights, marks=pytest.mark.calibrate),
+        untrained,
+    ],
     ids=["constant", "random", "untrained"],
 )
 def test_no_class_attack_finds_anything_where_no_class_was_learnt(
@@ -239,11 +243,12 @@ def test_a_class_attack_stands_beside_all_its_controls(checked: Any) -> None:
     assert {"this model", "leaky twin", "null", "untrained", "without the class", "nonmembers"} <= set(rows)
     assert {"global mean", "class mean", "another record of the class", "nearest auxiliary record"} <= set(rows)
     assert all(row["mse"] is not None for row in rows.values()), rows
-    assert rows["this model"]["identified"] > 0.6
-    assert rows["untrained"]["identified"] < 0.5
-    assert rows["without the class"]["identified"] < 0.5
+    # One record in five of this data bears a wrong label, and the evaluators learnt from such.
+    assert rows["this model"]["identified"] >= 0.4
+    assert rows["untrained"]["identified"] <= 0.3
+    assert rows["without the class"]["identified"] <= 0.3
     assert rows["class mean of the members"]["identified"] > 0.8  # the oracle: the evaluators can recognise
-    assert rows["this model"]["rank1"] > 0.6
+    assert rows["this model"]["rank1"] >= 0.4
     assert rows["nearest auxiliary record"]["mse"] < rows["another record of the class"]["mse"]
 
 
@@ -260,7 +265,7 @@ def test_evaluators_are_calibrated_on_models_that_never_saw_the_class(checked: A
     (attack,) = [a for a in checked[0].evidence["attacks"] if a["name"] == "inversion.gradient"]
     evaluators = attack["inversion"]["evaluators"]
     assert len(evaluators) == 3
-    assert all(0.85 < e["accuracy"] <= 1 and 0 <= e["falsePositives"] < 0.6 for e in evaluators)
+    assert all(0.65 < e["accuracy"] <= 1 and 0 <= e["falsePositives"] <= 0.4 for e in evaluators)
     seen = next(o.observation for o in checked[0].outcomes.values() if o.job.name == "inversion.gradient")
     assert len(seen.false_votes) == 2 * len(seen.votes)  # shuffled labels, and without the class
 
