@@ -26,6 +26,8 @@ class AttackClass:
         goals: Goals of attacks that test it; empty where midguard holds no such attack.
         kind: The folder of attacks that belong to it, empty likewise.
         untested: Why nothing tests it, for a class without attacks.
+        attacks: Names of the attacks that belong to it and to no other class; empty for all of its goals that belong to
+            no such class.
         atlas: MITRE ATLAS technique, empty where there is none.
         nist: NIST AI 100-2 E2025 identifier, likewise.
         owasp: OWASP ML 2023 entry, likewise.
@@ -42,6 +44,7 @@ class AttackClass:
     nist: str = ""
     owasp: str = ""
     edpb: str = ""
+    attacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.goals) == bool(self.untested):
@@ -129,21 +132,12 @@ TAXONOMY: tuple[AttackClass, ...] = (
         edpb="(v)",
     ),
     AttackClass(
-        "update-reconstruction",
-        "Reconstruction of an update",
-        "What did the model learn between two of its versions?",
-        goals=frozenset({Goal.UPDATE}),
-        kind="inversion",
-        atlas="AML.T0024.001",
-        nist="NISTAML.032",
-        owasp="ML03:2023",
-        edpb="(v)",
-    ),
-    AttackClass(
         "gradient-leakage",
         "Gradient leakage",
         "What were the records behind a gradient that was shared, as in federated learning?",
-        untested=f"{_NO_ATTACK}; it matters where gradients leave the place of training",
+        goals=frozenset({Goal.RECORD}),
+        kind="inversion",
+        attacks=("inversion.gradient_leakage",),
         atlas="AML.T0024.001",
         nist="NISTAML.032",
         owasp="ML03:2023",
@@ -153,7 +147,8 @@ TAXONOMY: tuple[AttackClass, ...] = (
         "update-leakage",
         "Update leakage",
         "What was learned, or deleted, between two versions of the model?",
-        untested=f"{_NO_ATTACK}; it matters where more than one version is released",
+        goals=frozenset({Goal.UPDATE}),
+        kind="inversion",
         atlas="AML.T0024.001",
         nist="NISTAML.032",
         owasp="ML03:2023",
@@ -163,7 +158,9 @@ TAXONOMY: tuple[AttackClass, ...] = (
         "split-inference",
         "Inversion of intermediate activations",
         "What was the record behind the activations that a split model sends on?",
-        untested=f"{_NO_ATTACK}; it matters where the model is split between two parties",
+        goals=frozenset({Goal.RECORD}),
+        kind="inversion",
+        attacks=("inversion.split",),
         atlas="AML.T0024.001",
         nist="NISTAML.032",
         owasp="ML03:2023",
@@ -254,7 +251,14 @@ def _held(row: AttackClass) -> bool:
 def _ran(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[str, ...]:
     """Attacks of this class that ran to their end."""
     ran = (a for a in evidence["attacks"] if a["status"] == "ran")
-    return tuple(dict.fromkeys(a["name"] for a in ran if a["threat"]["goal"] in row.goals))
+    return tuple(dict.fromkeys(a["name"] for a in ran if a["threat"]["goal"] in row.goals and _owns(row, a["name"])))
+
+
+def _owns(row: AttackClass, name: str) -> bool:
+    """Whether an attack with such a goal belongs here, and not to a class of its own."""
+    if row.attacks:
+        return name in row.attacks
+    return not any(name in other.attacks for other in TAXONOMY)
 
 
 def _missed(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Missed, ...]:
@@ -271,5 +275,5 @@ def _missed(row: AttackClass, evidence: Mapping[str, Any]) -> tuple[Missed, ...]
 def _belongs(name: str, row: AttackClass) -> bool:
     """By the goal that the attack declares; one that this version does not know, by the folder in its name."""
     if name in registry.names("attacks"):
-        return registry.load("attacks", name).threat.goal in row.goals  # type: ignore[attr-defined]
-    return bool(row.kind) and name.split(".", maxsplit=1)[0] == row.kind
+        return registry.load("attacks", name).threat.goal in row.goals and _owns(row, name)  # type: ignore[attr-defined]
+    return bool(row.kind) and not row.attacks and name.split(".", maxsplit=1)[0] == row.kind
