@@ -22,7 +22,7 @@ import numpy as np
 
 from .attack import ClassInversion, RecordInversion, UpdateInversion
 from .controls import shuffled_within
-from .errors import NotMeasurable
+from .errors import AttackError, NotMeasurable
 from .judges import judge_classes, judge_records, judge_updates
 from .observation import Goal, Observation, Reconstruction
 from .plan import CLASS_NULLS, UNTRAINED, WITHOUT, derive
@@ -89,9 +89,17 @@ def _class_images(bench: Bench, job: Job, role: str, progress: Progress) -> tupl
         images = np.zeros((len(classes), *bench.subject.task.shape), dtype=np.float32)
         for target, at in _class_targets(bench, role):
             if at.any():
-                images[at] = attack.reconstruct_classes(target, classes[at], job.seed, progress)
+                drawn = np.asarray(attack.reconstruct_classes(target, classes[at], job.seed, progress))
+                images[at] = _whole(drawn, (int(at.sum()), *images.shape[1:]))
         bench.drawn[name] = (target, images)
     return bench.drawn[name]
+
+
+def _whole(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The pictures, one for each target: what is one for all would be repeated without a word, what is more cut off."""
+    if images.shape != shape:
+        raise AttackError(f"expected reconstructions of shape {shape}, found {images.shape}")
+    return images
 
 
 def _class_targets(bench: Bench, role: str) -> list[tuple[Target, NDArray[np.bool_]]]:
@@ -169,7 +177,8 @@ def record_images(bench: Bench, job: Job, role: str, progress: Progress) -> tupl
         both = role == SUBJECT and bench.records.nonmembers is not None
         everybody = joined(victims, _others(bench, job)) if both else victims
         outputs = looked_at(target, job, everybody)
-        images = np.asarray(attack.reconstruct_records(target, outputs, job.seed, progress))
+        drawn = np.asarray(attack.reconstruct_records(target, outputs, job.seed, progress))
+        images = _whole(drawn, everybody.x.shape)
         bench.drawn[name] = (target, images[: len(victims)])
         if both:
             bench.drawn[beside] = (target, images[len(victims) :])

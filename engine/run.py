@@ -616,11 +616,14 @@ def predictions(bench: Bench) -> Predictions:
 
 
 def _released_answers(bench: Bench, x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What the released model answers: a split one by what its upper part is given, noise and all."""
+    """What the released model answers, noise and all; a split one by what its upper part is given."""
     task, release = bench.subject.task, bench.subject.release
     if release.exposes is Exposure.ACTIVATIONS and release.noise is not None:
         source = NoiseSource(derive(bench.plan.seed, "noise of the predictions"))
         return noised_logits(bench.module, release, x, source)
+    if release.noise is not None and release.exposes is not Exposure.GRADIENTS:
+        seed, given = derive(bench.plan.seed, "noise of the predictions"), Release(release.exposes, noise=release.noise)
+        return make_target(task, given, Access.RELEASE, None, lambda: bench.module, noise_seed=seed).query(x)
     return make_target(task, Release(Exposure.LABEL), Access.RELEASE, None, lambda: bench.module).query(x)
 
 

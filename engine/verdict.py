@@ -322,11 +322,16 @@ def _status(attack: AttackFinding, requirement: Requirement) -> Status:
 
 
 def _shows_nothing(attack: AttackFinding, requirement: Requirement) -> bool:
-    """Whether it is within the limit, or no closer than what there is where nothing leaks."""
+    """Whether it is within the limit; of an inversion also, whether it is no closer than where nothing leaks.
+
+    A pixel distance over ten classes has an interval without an end, whatever the attack does, and would keep open what
+    other attacks have shown.
+    """
     assert attack.measurement is not None
     value, nothing = attack.measurement.value, requirement.measure.no_leak()
     harmless = value <= nothing if requirement.direction is Direction.MAX else value >= nothing
-    return harmless or _status(attack, requirement) is Status.PASS
+    inverted = requirement.measure.reads is Reads.INVERSION
+    return (inverted and harmless) or _status(attack, requirement) is Status.PASS
 
 
 def _worst(requirement: Requirement, attacks: list[AttackFinding]) -> AttackFinding:

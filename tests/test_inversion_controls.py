@@ -368,3 +368,14 @@ def test_an_open_release_is_attacked_on_the_subject(careless: Path, write_policy
     x = bench.records.members.x[:5]
     logits = torch.softmax(bench.module(torch.from_numpy(x)), dim=1).detach().numpy()
     np.testing.assert_allclose(target.query(x), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("found", [(1, 1, 8, 8), (9, 1, 8, 8), (11, 1, 8, 8), (10, 8, 8)])
+def test_pictures_that_are_not_one_for_each_target_are_refused(found: tuple[int, ...]) -> None:
+    """One picture would stand for every class by broadcasting, and show nothing of any."""
+    from midguard.engine.errors import AttackError
+    from midguard.engine.inverting import _whole
+
+    with pytest.raises(AttackError, match="expected reconstructions of shape"):
+        _whole(np.zeros(found, np.float32), (10, 1, 8, 8))
+    assert _whole(np.zeros((10, 1, 8, 8), np.float32), (10, 1, 8, 8)).shape == (10, 1, 8, 8)

@@ -13,6 +13,7 @@ import pytest
 from midguard.attacks.membership.loss import Loss
 from midguard.engine.errors import Exit, Location
 from midguard.engine.measurement import Basis, Measurement, undetermined
+from midguard.engine.measures.inversion.distance import Distance
 from midguard.engine.measures.membership.advantage import Advantage
 from midguard.engine.measures.membership.tpr import Tpr
 from midguard.engine.measures.privacy.epsilon import Epsilon
@@ -21,9 +22,12 @@ from midguard.engine.observation import Membership
 from midguard.engine.plan import AccountOutcome, Assignment, ControlRun, Job, Obstacle, Outcome
 from midguard.engine.policy import AttackChoice, Direction, Requirement, Severity
 from midguard.engine.verdict import (
+    AttackFinding,
+    AttackStatus,
     Finding,
     Status,
     Verdict,
+    _shows_nothing,
     compare,
     explain_protection,
     judge_account,
@@ -311,3 +315,22 @@ def test_what_the_subject_does_not_give_is_not_run_and_no_crash() -> None:
     assert judged(outcome(NOTHING), lacking).status is Status.PASS
     assert judged(outcome(NOTHING), lacking, named=True).status is Status.NOT_RUN
     assert judged(outcome(LEAKY), lacking).status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "nothing"),
+    [(1.0, 0.0, True), (2.7, 0.0, True), (0.999, 0.0, False), (0.9, 0.8, True), (math.nan, math.nan, False)],
+)
+def test_a_blind_inversion_shows_nothing_where_it_is_no_closer_than_a_guess(
+    value: float, low: float, nothing: bool
+) -> None:
+    """The interval has no end; the guess itself (1) or a limit that holds (0.75) speaks for it. NaN never does."""
+    distance = requirement(0.75, measure_name="inversion.distance", measure=Distance(), direction=Direction.MIN)
+    found = AttackFinding("inversion.boundary", AttackStatus.RAN, "", False, measured(low, value, math.inf))
+    assert _shows_nothing(found, distance) is nothing
+
+
+def test_a_blind_membership_attack_must_exclude_a_violation_whatever_its_point() -> None:
+    found = AttackFinding("membership.loss", AttackStatus.RAN, "", False, measured(-0.3, -0.1, 0.3))
+    assert not _shows_nothing(found, requirement(0.2))
+    assert _shows_nothing(found, requirement(0.3))
