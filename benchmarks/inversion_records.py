@@ -1,6 +1,6 @@
 """How close a record is reconstructed from an answer on it, behind every output defense, beside the published table.
 
-    python benchmarks/inversion_records.py ../shared/data/mnist.npz            # about 8 minutes on two quiet cores
+    python benchmarks/inversion_records.py ../shared/data/mnist.npz            # about 12 minutes on two quiet cores
     python benchmarks/inversion_records.py ../shared/data/mnist.npz --quick    # a fraction of the records
 
 The file holds `x` (70000, 1, 28, 28) uint8 and `y`, the 60,000 training records first. Members are the first 8,000,
@@ -11,9 +11,11 @@ same data with another network.
 
 Ends in 1 unless: all probabilities < the three largest < the label alone, which is no better than the class mean;
 members and nonmembers are reconstructed alike; noise looks strong to an adversary who does not adapt and is not to one
-who does; averaging 32 answers undoes part of noise of .01 (noise of .1 drowns what the small probabilities carry even
-so); and no deterministic defense is below all probabilities or
-above the label alone.
+who does; averaging 32 answers undoes part of the noise that one answer leaves something under: every victim's error
+behind gaussian noise of .003 and .01, less its error with 32 answers, is above nothing by three standard errors, and 32
+answers at .01 tell what one tells at .01 / sqrt(32), no more and no less (noise of .1 drowns what the small
+probabilities carry even so, and is printed alone); and no deterministic defense is below all probabilities or above the
+label alone.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class Row:
 
 ALL, TOP3, LABEL = "all probabilities", "top 3", "label alone"
 NAIVE, ADAPTED = "U(0, .1), not adapted", "U(0, .1)"
-ONCE, OFTEN = "gaussian .01, one answer", "gaussian .01, 32 answers"
+LOOKS = 32
+ONCE, OFTEN = "gaussian {}, one answer", "gaussian {}, 32 answers"
+SCALES = (0.003, 0.01)
+QUIET = "gaussian .01 / sqrt(32), one answer"
 ROWS = (
     Row(ALL, Release(P), 0.0323, deterministic=True),
     Row("all probabilities, conv decoder", Release(P), 0.0384, decoder="conv"),
@@ -81,8 +86,9 @@ ROWS = (
     Row("U(0, .1), 32 answers", noise(KIND.UNIFORM, 0.1), repeats=32),
     Row("gaussian .1", noise(KIND.GAUSSIAN, 0.1)),
     Row("gaussian .1, 32 answers", noise(KIND.GAUSSIAN, 0.1), repeats=32),
-    Row(ONCE, noise(KIND.GAUSSIAN, 0.01)),
-    Row(OFTEN, noise(KIND.GAUSSIAN, 0.01), repeats=32),
+    *(Row(ONCE.format(scale), noise(KIND.GAUSSIAN, scale)) for scale in SCALES),
+    *(Row(OFTEN.format(scale), noise(KIND.GAUSSIAN, scale), repeats=LOOKS) for scale in SCALES),
+    Row(QUIET, noise(KIND.GAUSSIAN, SCALES[-1] / LOOKS**0.5)),
     Row("U(0, .1) keyed by the record", Release(P, noise=Noise(KIND.UNIFORM, 0.1, "record")), repeats=32),
 )
 
@@ -104,15 +110,38 @@ class Arena:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one row came to."""
+    """What one row came to.
 
-    members: float
+    Attributes:
+        errors: `(m,)`, mean squared error of each member's reconstruction.
+        nonmembers: Mean of the nonmembers' errors.
+        recognised: Share of the members' reconstructions in which most evaluators see their class.
+    """
+
+    errors: NDArray[np.float64]
     nonmembers: float
     recognised: float
 
+    @property
+    def members(self) -> float:
+        return float(self.errors.mean())
+
+
+def each(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    squared: NDArray[np.float64] = (a.astype(np.float64) - b) ** 2
+    return squared.reshape(len(squared), -1).mean(axis=1)
+
 
 def mse(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(((a.astype(np.float64) - b) ** 2).mean())
+    return float(each(a, b).mean())
+
+
+def undone(found: dict[str, Found], scale: float) -> tuple[float, float]:
+    """The share of the noise's effect that averaging takes back, and how many standard errors it is above nothing."""
+    once, often = found[ONCE.format(scale)], found[OFTEN.format(scale)]
+    gain = once.errors - often.errors
+    share = float(gain.mean()) / (once.members - found[ALL].members)
+    return share, float(gain.mean() / (gain.std(ddof=1) / len(gain) ** 0.5))
 
 
 def arena(path: Path, options: argparse.Namespace) -> Arena:
@@ -144,7 +173,7 @@ def attack(row: Row, at: Arena, options: argparse.Namespace) -> Found:
     half, labels = len(at.members), np.concatenate([at.members.y, at.nonmembers.y])
     votes = at.evaluators.identify(images) == labels[:, None]
     recognised = float((votes.sum(axis=1) > votes.shape[1] / 2)[:half].mean())
-    return Found(mse(images[:half], at.members.x), mse(images[half:], at.nonmembers.x), recognised)
+    return Found(each(images[:half], at.members.x), mse(images[half:], at.nonmembers.x), recognised)
 
 
 def verdicts(found: dict[str, Found], class_mean: float, other_mean: float) -> dict[str, bool]:
@@ -158,7 +187,8 @@ def verdicts(found: dict[str, Found], class_mean: float, other_mean: float) -> d
     error = {name: f.members for name, f in found.items()}
     exact = [row.name for row in ROWS if row.deterministic and row.name != "logits"]
     noise_gain = error[NAIVE] - error[ALL], error[ADAPTED] - error[ALL]
-    undone = (error[ONCE] - error[OFTEN]) / (error[ONCE] - error[ALL])
+    back = {scale: undone(found, scale) for scale in SCALES}
+    several, quiet = error[OFTEN.format(SCALES[-1])], error[QUIET]
     return {
         "all < top 3 < label": error[ALL] < error[TOP3] < error[LABEL],
         f"label within {CLOSE:.0%} of the class mean": abs(error[LABEL] / class_mean - 1) < CLOSE,
@@ -168,7 +198,11 @@ def verdicts(found: dict[str, Found], class_mean: float, other_mean: float) -> d
         f"not adapting overstates the noise {noise_gain[0] / noise_gain[1]:.1f} times": noise_gain[0]
         > 1.5 * noise_gain[1],
         "not adapted looks worse than no model at all": error[NAIVE] > class_mean,
-        f"averaging 32 answers undoes {undone:.0%} of the noise": undone > 0.1,
+        **{
+            f"averaging 32 answers undoes {share:.1%} of gaussian {scale}, {errors:.1f} standard errors": errors > 3
+            for scale, (share, errors) in back.items()
+        },
+        f"32 answers tell what one with their variance does: {several:.4f}, {quiet:.4f}": abs(several - quiet) < CHANCE,
         "defenses lie between all and label": all(
             error[ALL] - CHANCE <= error[name] <= error[LABEL] + CHANCE for name in exact
         ),

@@ -456,15 +456,21 @@ def test_a_light_command_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-def test_a_light_command_stays_within_its_budget(arguments: list[str]) -> None:
-    """Processor time, the best of five: what else the machine does is not the command's fault."""
-    assert min(seconds([sys.executable, "-m", "midguard.cli", *arguments]) for _ in range(5)) < BUDGET
+def test_a_light_command_stays_within_its_budget(arguments: list[str], tmp_path: Path) -> None:
+    """Processor time, the best of five: what else the machine does is not the command's fault.
+
+    Modules are compiled by the first run, as an installation compiles them, wherever this environment forbids it.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    command = [sys.executable, "-m", "midguard.cli", *arguments]
+    assert min(seconds(command, environment) for _ in range(6)) < BUDGET
 
 
-def seconds(command: list[str]) -> float:
+def seconds(command: list[str], environment: dict[str, str]) -> float:
     """Processor time of a command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, capture_output=True, timeout=60, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+    subprocess.run(command, capture_output=True, timeout=60, check=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -337,7 +337,8 @@ def test_a_scale_of_the_logits_hides_nothing(
     policy = write_policy(
         "id: distance, measure: inversion.distance, at: {quantile: 0.5}, min: 0.75, "
         "attacks: [inversion.knowledge_alignment]",
-        "id: advantage, measure: membership.advantage, max: 0.2",
+        "id: advantage, measure: membership.advantage, max: 0.2, "
+        "attacks: [membership.loss, membership.modified_entropy]",
         access="weights",
     )
     ended = midguard("check", policy, careless / "model.pt", "--format", "json")
@@ -511,7 +512,10 @@ def test_the_report_says_whether_the_interface_or_the_training_protects(
 ) -> None:
     """The careless model behind a label: what it shows of a record is kept back by the interface alone."""
     edit(careless / "model.yaml", "exposes: probabilities", "exposes: label")
-    policy = write_policy("id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75")
+    policy = write_policy(
+        "id: distance, measure: inversion.distance, at: {quantile: 0.25}, min: 0.75, "
+        "attacks: [inversion.knowledge_alignment]"
+    )
     ended = midguard("check", policy, careless / "model.pt", "--format", "json")
     assert ended.code == 0
     assert "the interface keeps it, not the training" in str(status(ended, "distance")["protection"])

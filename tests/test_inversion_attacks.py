@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import affine_grid, cross_entropy
 
-from midguard.attacks.inversion._white_box import Place, Views, gradient_at, total_variation
+from midguard.attacks.inversion._white_box import Place, Views, _grid, gradient_at, total_variation
 from midguard.attacks.inversion.gradient import Gradient
 from midguard.attacks.inversion.mi_face import MIFace, stopped
 from midguard.engine.attack import ClassInversion
@@ -370,6 +370,12 @@ def test_views_shift_scale_and_mirror() -> None:
     assert 0.45 < (maps[:, 0, 0] < 0).double().mean() < 0.55  # 6 standard errors
     assert (Views(0.25, 0.1, False).draw(100, place, place.generator(0))[:, 0, 0] > 0).all()
     assert (maps[:, 0, 1] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (56, 46), (1, 5)])
+def test_the_places_of_a_view_are_those_of_torch(shape: tuple[int, int]) -> None:
+    maps = torch.randn((6, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(_grid(maps, *shape), affine_grid(maps, [6, 1, *shape], align_corners=False))
 
 
 def test_what_is_no_image_has_no_views_and_no_roughness() -> None:

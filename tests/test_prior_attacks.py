@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,9 +243,15 @@ def priors() -> dict[str, Callable[[], _priors.Prior]]:
     }
 
 
+def afresh(make: Callable[[], Any]) -> Any:
+    """What comes of it where no generator is kept from before."""
+    _gan._last.clear()
+    return make()
+
+
 @pytest.mark.parametrize("name", priors())
 def test_a_prior_stays_within_radius_and_bounds_and_is_the_same_for_the_same_seed(name: str) -> None:
-    first, second = (priors()[name]() for _ in range(2))
+    first, second = (afresh(priors()[name]) for _ in range(2))
     z = first.sample(500, CPU.generator(1))
     assert z.abs().max() <= first.radius
     assert z.std() > 0.5
@@ -282,6 +290,21 @@ def test_the_generator_learns_the_records_and_the_critic_tells_noise_from_them()
     assert gan.realism(real).mean() > gan.realism(noise).mean()
     inside = [x.reshape(-1, 4, 4, 4, 4).std(dim=(2, 4)).mean().item() for x in (made, noise)]  # within a block
     assert inside[0] < 0.6 * inside[1]
+
+
+def test_a_generator_is_trained_once_for_what_decides_it() -> None:
+    settings = _gan.GanSettings(size=4, iterations=2, critic_steps=1)
+    shares = list[float]()
+    first = _gan.fit_gan(owned(), (0.0, 1.0), settings, 0, CPU, shares.append)
+    assert _gan.fit_gan(owned(), (0.0, 1.0), settings, 0, CPU, shares.append) is first
+    assert shares == [0.5, 1.0, 1.0, 1.0]
+    others = [
+        _gan.fit_gan(owned(n=20), (0.0, 1.0), settings, 0, CPU),
+        _gan.fit_gan(owned(n=20), (0.0, 2.0), settings, 0, CPU),
+        _gan.fit_gan(owned(n=20), (0.0, 2.0), dataclasses.replace(settings, batch=8), 0, CPU),
+        _gan.fit_gan(owned(n=20), (0.0, 2.0), dataclasses.replace(settings, batch=8), 1, CPU),
+    ]
+    assert len({id(gan) for gan in [first, *others]}) == 5
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 56, 46), (1, 64, 64), (3, 64, 64), (446,), (2, 3)])
@@ -553,7 +576,9 @@ def test_the_same_seed_gives_the_same_and_nothing_else_is_touched(attack: ClassI
     module.requires_grad_(True)  # even where somebody forgot to freeze it
     before = [p.clone() for p in module.parameters()]
     with torch.no_grad():  # and where the caller has switched gradients off
-        first, second, other = (attack.reconstruct_classes(held, np.arange(3), seed, quiet) for seed in (1, 1, 2))
+        first, second, other = (
+            afresh(partial(attack.reconstruct_classes, held, np.arange(3), seed, quiet)) for seed in (1, 1, 2)
+        )
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
     assert torch.equal(torch.get_rng_state(), state)

@@ -22,8 +22,9 @@ from midguard.engine.attack import UpdateInversion
 from midguard.engine.defenses.dp_sgd import DpSgd
 from midguard.engine.descent import fit
 from midguard.engine.errors import AttackError, InputError, NotMeasurable
+from midguard.engine.judges import matched
 from midguard.engine.recipe import Augmentation, OptimizerChoice, Recipe, Schedule
-from midguard.engine.subject import Task, load_previous, load_records, load_subject, make_target
+from midguard.engine.subject import Task, load_module, load_previous, load_records, load_subject, make_target
 from midguard.engine.target import Access, Exposure, Previous, Records, Release, Target
 from midguard.engine.updates import UpdateSets, answers_after, updated
 
@@ -223,6 +224,33 @@ def test_the_shares_of_several_are_told_better_than_by_an_even_guess() -> None:
     assert np.mean(mass) > 0.3  # an even guess puts .2 on them
 
 
+def planted_sets(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three of six lamps, each lit as strongly as nobody can guess; a change that tells all of it, rotated."""
+    rng = np.random.default_rng(seed)
+    y = np.stack([rng.choice(6, 3, replace=False) for _ in range(count)])
+    records = np.zeros((count, 3, 6))
+    np.put_along_axis(records, y[..., None], rng.uniform(0, 1, (count, 3, 1)), axis=2)
+    changes = records.sum(axis=1) @ np.random.default_rng(9).normal(size=(6, 12))
+    return changes, records.astype(np.float32), y
+
+
+def test_several_records_are_told_where_the_change_gives_them_away() -> None:
+    """60 sets: the error is less than half of the mean record's, and that of another set's change more."""
+    changes, records, y = planted_sets(800, 0)
+    other_changes, truth, _ = planted_sets(60, 1)
+    shadow = readers.Shadow(np.zeros((1, 6), np.float32), changes, records, y, 6)
+    scale = readers.Scale.of(torch.from_numpy(changes))
+    adversary = UpdateLeaks(rounds=20, width=64, samples=100)
+    told = adversary.records(shadow, scale, 0, scale.read(torch.from_numpy(other_changes)), lambda _: None)
+
+    def error(guesses: np.ndarray) -> float:
+        every = [((matched(guess, real, 3) - real) ** 2).mean() for guess, real in zip(guesses, truth, strict=True)]
+        return float(np.mean(every))
+
+    mean = np.broadcast_to(records.mean(axis=(0, 1)), truth.shape)
+    assert 0 < 2 * error(told) < error(mean) < error(np.roll(told, 1, axis=0))
+
+
 def test_an_update_that_changed_nothing_tells_nothing(base: torch.nn.Module) -> None:
     quick = dataclasses.replace(SMALL, updates=100, epochs=10)
     guess, other = (quick.reconstruct_update(target_of(base, base, 1), 0, lambda _: None) for _ in range(2))
@@ -354,6 +382,43 @@ def test_without_a_previous_version_nothing_is_shown(
     ended = midguard("check", write_policy(REQUIREMENT), careless / "model.pt")
     assert ended.code == 3  # type: ignore[attr-defined]
     assert "spec.release.previous" in " ".join(ended.out.split())  # type: ignore[attr-defined]
+
+
+def test_an_update_that_is_told_fails(
+    with_previous: Callable[..., Path],
+    write_policy: Callable[..., Path],
+    midguard: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An adversary who reads off whichever snapshot he is shown what it learnt."""
+    from midguard.engine import inverting
+    from midguard.engine.attack import UpdateGuess
+
+    model = with_previous()
+    with np.load(model.with_name("update.npz")) as file:
+        secrets = {"update": file["x"]}
+    deal = inverting._another_update
+
+    def dealt(*arguments: object) -> Records:
+        found = deal(*arguments)  # type: ignore[arg-type]
+        secrets["another"] = found.x
+        return found
+
+    real = next(load_module(load_subject(model)).parameters()).detach()
+
+    def read(self: UpdateLeaks, target: Target, seed: int, progress: Callable[[float], None]) -> UpdateGuess:
+        weight = next(target._module().parameters())
+        told = secrets["update" if torch.equal(weight, real) else "another"]
+        return UpdateGuess(told[::-1].copy(), np.full(10, 0.1))
+
+    monkeypatch.setattr(inverting, "_another_update", dealt)
+    monkeypatch.setattr(UpdateLeaks, "reconstruct_update", read)
+    policy = write_policy(
+        f"id: update, measure: inversion.distance, at: {{quantile: 0.5}}, min: 0.75, attacks: [{LEAKS}]"
+    )
+    ended = midguard("check", policy, model, "--format", "json")
+    assert ended.code == 1, ended.out  # type: ignore[attr-defined]
+    assert '"status": "fail"' in ended.out  # type: ignore[attr-defined]
 
 
 def test_the_gate_compares_two_snapshots(

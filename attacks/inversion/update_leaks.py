@@ -41,6 +41,8 @@ class UpdateLeaks:
         lr: Learning rate of those.
         code: Values between change and record.
         rounds: Passes over the shadow updates of the generator.
+        generator_lr: Its learning rate; the paper's, with many more updates, is that of the thorough profile.
+        draws: Records that it draws for each real one while it learns.
         width: Of the generator's layers.
         realism: Weight of the discriminator beside the best of many.
         samples: Records that are drawn and then put into as many clusters as the update has records.
@@ -52,8 +54,10 @@ class UpdateLeaks:
     batch: int = 64
     lr: float = 1e-3
     code: int = 32
-    rounds: int = 20
-    width: int = 512
+    rounds: int = 12
+    generator_lr: float = 1e-3
+    draws: int = 4
+    width: int = 256
     realism: float = 1e-3
     samples: int = 2000
 
@@ -66,14 +70,21 @@ class UpdateLeaks:
         previous=True,
     )
     source: ClassVar[str] = "Salem et al. 2020 (Updates-Leak), arXiv 1904.01067"
-    thorough: ClassVar[Mapping[str, object]] = {"updates": 10_000, "rounds": 60, "width": 2048, "samples": 20_000}
+    thorough: ClassVar[Mapping[str, object]] = {
+        "updates": 10_000,
+        "rounds": 60,
+        "generator_lr": 2e-4,
+        "width": 2048,
+        "samples": 20_000,
+    }
 
     def __post_init__(self) -> None:
-        for name in ("updates", "probes", "epochs", "batch", "code", "rounds", "width", "samples"):
+        for name in ("updates", "probes", "epochs", "batch", "code", "rounds", "draws", "width", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name}={getattr(self, name)} >= 1")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"expected lr={self.lr} > 0")
+        for name in ("lr", "generator_lr"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"expected {name}={getattr(self, name)} > 0")
         if not 0 <= self.realism < float("inf"):
             raise ValueError(f"expected realism={self.realism} >= 0")
 
@@ -205,13 +216,14 @@ class UpdateLeaks:
         import torch
         from sklearn.cluster import KMeans
 
-        from ._update_readers import Generator, Play, discriminator, play
+        from ._update_readers import Course, Generator, Play, acquaint, discriminator, play
 
         x, records = scale.read(_tensor(shadow.changes)), torch.as_tensor(shadow.records, device=read.device)
         with _seeded(seed):
             generator = Generator(x.shape[1], records.shape[2], 50, 50, self.width).to(x.device)
             critic = discriminator(records.shape[2]).to(x.device)
-        how = Play(self.rounds, max(1, self.batch // 4), 2e-4, self.realism, seed)
+            acquaint(generator, x, records, Course(self.epochs, self.batch, self.lr, seed), lambda _: None)
+        how = Play(self.rounds, max(1, self.batch // 4), self.generator_lr, self.draws, self.realism, seed)
         play(generator, critic, x, records, how, progress)
         noise = torch.Generator(device=x.device).manual_seed(seed)
         found = []
