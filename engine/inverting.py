@@ -210,6 +210,8 @@ def looked_at(target: Target, job: Job, victims: Records) -> NDArray[np.float64]
 
 #: The leaky twin learns from its update so many times as often as the subject did.
 _MORE = 5
+#: Of how many classes its records are, as far as there are enough of them.
+_FEW = 3
 
 
 def observe_update(bench: Bench, job: Job, role: str, progress: Progress) -> tuple[Target, Observation]:
@@ -239,7 +241,8 @@ def observe_update(bench: Bench, job: Job, role: str, progress: Progress) -> tup
     if real:
         bench.drawn[f"{role} {job.identity}"] = (target, guess.images)
     truth = others if role == TWIN else update
-    return target, judge_updates(guess.images, truth, bench.records.auxiliary, bench.subject.task.bounds, job.seed)
+    owned, bounds = bench.records.auxiliary, bench.subject.task.bounds
+    return target, judge_updates(guess.images, truth, owned, bounds, job.seed, guess.labels)
 
 
 def _update_of(bench: Bench) -> Records:
@@ -249,7 +252,7 @@ def _update_of(bench: Bench) -> Records:
 
 
 def _another_update(bench: Bench, job: Job) -> Records:
-    """As many nonmembers as the update has records.
+    """As many nonmembers as the update has records, of few classes: shares that nobody would guess.
 
     Raises:
         NotMeasurable: There are fewer.
@@ -257,8 +260,13 @@ def _another_update(bench: Bench, job: Job) -> Records:
     others, size = bench.records.nonmembers, len(_update_of(bench))
     if others is None or len(others) < size:
         raise NotMeasurable(f"the subject names fewer than {size} nonmembers, so that no other update can be made")
-    order = np.random.default_rng(derive(job.seed, "another update")).permutation(len(others))
-    return others.take(np.sort(order[:size]))
+    rng = np.random.default_rng(derive(job.seed, "another update"))
+    place = rng.permutation(bench.subject.task.classes)[others.y]  # of each record's class, in an order of its own
+    order = rng.permutation(len(others))
+    few = order[place[order] < _FEW]
+    rest = order[place[order] >= _FEW]
+    found = np.concatenate([few, rest[np.argsort(place[rest], kind="stable")]])[:size]
+    return others.take(np.sort(found))
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------

@@ -105,6 +105,10 @@ class Reconstruction:
         yardsticks: What only the truth could tell: names of stand-ins for the best that there could be.
         yardstick_mse: `(y, n)` how far each of them is.
         yardstick_votes: `(y, n, e)` bool: in which of them the evaluators recognise the target.
+        told: `(n,)` bool, of an update: whether the class of each of its records is among as many classes as the attack
+            named, each as often as it named it; `None` where it named none.
+        told_without: `(n,)` likewise of the classes named without the model, by their shares among the adversary's
+            records.
     """
 
     goal: Goal
@@ -127,6 +131,8 @@ class Reconstruction:
     yardsticks: tuple[str, ...] = ()
     yardstick_mse: NDArray[float64] | None = None
     yardstick_votes: NDArray[bool_] | None = None
+    told: NDArray[bool_] | None = None
+    told_without: NDArray[bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.targets)
@@ -136,7 +142,7 @@ class Reconstruction:
         for name in ("baseline_mse", "baseline_ssim"):
             if not self.baselines or getattr(self, name).shape != (len(self.baselines), n):
                 raise ValueError(f"expected {name} of shape {(len(self.baselines), n)}")
-        for name in ("feature", "gap", "rank"):
+        for name in ("feature", "gap", "rank", "told", "told_without"):
             part = getattr(self, name)
             if part is not None and len(part) != n:
                 raise ValueError(f"expected {n} {name}, found {len(part)}")

@@ -409,7 +409,7 @@ _STORIES = {
     "separation null": "the same models, in and out tossed for each record",
     "inversion twin": "a twin trained on the members without any defense, releasing every score",
     "inversion null": "a model trained on other records under shuffled labels",
-    "update twin": "an update by other records that were learnt five times as often",
+    "update twin": "an update by other records, of few classes, that were learnt five times as often",
     "update null": "what is told of another update, held against this one's records",
     "shuffled answers": "the subject's own answers, shuffled within each class",
 }

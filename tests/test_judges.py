@@ -28,8 +28,10 @@ from midguard.engine.judges import (
     structural_similarity,
 )
 from midguard.engine.judges._judge import _class_standing
+from midguard.engine.judges._shares import named
 from midguard.engine.measures.inversion.distance import Distance
 from midguard.engine.measures.inversion.rank import Rank
+from midguard.engine.measures.inversion.update_labels import UpdateLabels
 from midguard.engine.observation import Goal
 from midguard.engine.target import Records
 
@@ -497,6 +499,47 @@ def test_an_update_is_matched_like_its_guesses() -> None:
     assert judged.goal is Goal.UPDATE
     assert (judged.mse == 0).all()
     assert (judged.rank == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("shares", "n", "counts"),
+    [
+        ([0.5, 0.3, 0.2], 4, [2, 1, 1]),  # exact parts 2, 1.2, .8
+        ([1.0, 1.0, 0.0], 3, [2, 1, 0]),  # equal remainders: the first
+        ([0.1] * 10, 10, [1] * 10),
+        ([0.0, 7.0], 1, [0, 1]),
+    ],
+)
+def test_classes_are_named_by_largest_remainders(shares: list[float], n: int, counts: list[int]) -> None:
+    assert named(np.array(shares), n).tolist() == counts
+
+
+@pytest.mark.parametrize("shares", [[np.nan, 1.0], [-0.1, 1.1], [0.0, 0.0], [np.inf, 1.0]])
+def test_shares_that_are_none_are_an_error(shares: list[float]) -> None:
+    victims, owned = Records(images(2), np.array([0, 1])), Records(images(4, seed=1), np.arange(4) % 2)
+    with pytest.raises(AttackError, match="shares of the classes"):
+        judge_updates(victims.x, victims, owned, BOUNDS, shares=np.array(shares))
+    with pytest.raises(AttackError, match="at least 2 classes, found 1"):
+        judge_updates(victims.x, victims, owned, BOUNDS, shares=np.ones(1))
+
+
+def test_classes_of_an_update_that_are_told_count_as_often_as_they_were_named() -> None:
+    victims, owned = Records(images(4), np.array([0, 0, 0, 2])), Records(images(6, seed=1), np.arange(6) % 3)
+    judged = judge_updates(victims.x, victims, owned, BOUNDS, shares=np.array([0.5, 0.0, 0.5]))
+    assert judged.told.tolist() == [True, True, False, True]
+    assert judged.told_without.tolist() == [True, True, False, True]  # of 4/3 each: 2, 1 and 1
+    judged = judge_updates(victims.x, victims, owned, BOUNDS, shares=np.array([0.0, 1.0, 0.0]))
+    assert not judged.told.any()
+    assert UpdateLabels().measure(judged, 0.05).value == pytest.approx(-0.75)
+    assert np.isnan(UpdateLabels().measure(judge_updates(victims.x, victims, owned, BOUNDS), 0.05).value)
+
+
+def test_a_large_update_whose_shares_are_told_is_far_from_what_the_usual_shares_tell() -> None:
+    victims, owned = Records(images(100), np.zeros(100, np.int64)), Records(images(40, seed=1), np.arange(40) % 10)
+    judged = judge_updates(victims.x, victims, owned, BOUNDS, shares=np.eye(10)[0])
+    found = UpdateLabels().measure(judged, 0.05)
+    assert found.value == pytest.approx(0.9)
+    assert 0.8 < found.low < 0.9 < found.high < 0.96
 
 
 def test_yardsticks_are_what_only_the_truth_could_tell() -> None:

@@ -141,6 +141,20 @@ def test_identification_subtracts_the_evaluators_own_false_positives() -> None:
     assert found.low > 0.25
 
 
+@pytest.mark.parametrize("hits", [1, 4, 20])
+def test_forty_people_are_few(hits: int) -> None:
+    """A share of forty is uncertain by .06 to .16 (Wilson, by hand); a limit within that is neither met nor broken."""
+    found = Identification().measure(reconstruction(n=40, hits=hits, false=0), 0.05)
+    share = hits / 40
+    centre, half = (
+        (share + 1.92 / 40) / (1 + 3.84 / 40),
+        1.96 * np.sqrt(share * (1 - share) / 40 + 0.96 / 40**2) / 1.096,
+    )
+    assert found.low <= centre - half + 0.02
+    assert found.high >= centre + half - 0.02
+    assert found.high - found.low > 0.1
+
+
 def test_identification_needs_a_majority() -> None:
     """One of three evaluators naming everybody identifies nobody."""
     import dataclasses

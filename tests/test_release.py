@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,19 @@ def test_what_a_noisy_release_is_worth_is_measured_behind_its_noise(
     assert accuracy("{exposes: logits}") > 0.5
     assert accuracy("{exposes: probabilities, noise: {kind: gaussian, scale: 1000.0}}") < 0.1 + 4 * 0.013
     assert accuracy("{exposes: probabilities, noise: {kind: gaussian, scale: 1.0e-9}}") > 0.5
+
+
+def test_a_release_that_protects_by_being_worth_nothing_does_not_pass_as_useful(
+    careless: Path, write_policy: Callable[..., Path], midguard: Callable[..., Any]
+) -> None:
+    """Defenses compare at what they leave of the accuracy: the same noise meets one demand and breaks the other."""
+    knows = "attacks: [inversion.knowledge_alignment]"
+    policy = write_policy(
+        f"id: distance, measure: inversion.distance, at: {{quantile: 0.5}}, min: 0.75, {knows}",
+        "id: accuracy, measure: utility.accuracy, min: 0.5",
+    )
+    model = released(careless, "{exposes: probabilities, noise: {kind: gaussian, scale: 1000.0}}")
+    ended = midguard("check", policy, model, "--format", "json")
+    found = {f["id"]: f["status"] for f in json.loads(ended.out)["findings"]}
+    assert (ended.code, found["accuracy"]) == (1, "fail")
+    assert found["distance"] == "pass"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,14 +309,16 @@ def test_refuses_parameters_that_make_no_sense(wrong: dict[str, float]) -> None:
 
 @pytest.fixture
 def with_previous(careless: Path) -> Callable[..., Path]:
-    """The careless model as the update of an earlier one by eight of its members."""
+    """The careless model as the update of an earlier one by some of its members."""
 
-    def write(**changes: str) -> Path:
+    def write(size: int = 8, one_class: bool = False, **changes: str) -> Path:
         state = torch.load(careless / "model.pt", weights_only=True)
         with np.load(careless / "members.npz") as file:
             x, y = file["x"], file["y"]
-        np.savez(careless / "update.npz", x=x[:8], y=y[:8])
-        np.savez(careless / "strange.npz", x=x[:8] * 0.5, y=y[:8])
+        if one_class:
+            x, y = x[y == 3], y[y == 3]
+        np.savez(careless / "update.npz", x=x[:size], y=y[:size])
+        np.savez(careless / "strange.npz", x=x[:size] * 0.5, y=y[:size])
         earlier = {name: 0.95 * tensor for name, tensor in state.items()}
         torch.save(earlier, careless / "previous.pt")
         sha = hashlib.sha256((careless / "previous.pt").read_bytes()).hexdigest()
@@ -394,31 +397,34 @@ def test_an_update_that_is_told_fails(
     from midguard.engine import inverting
     from midguard.engine.attack import UpdateGuess
 
-    model = with_previous()
+    model = with_previous(size=60, one_class=True)
     with np.load(model.with_name("update.npz")) as file:
-        secrets = {"update": file["x"]}
+        secrets = {"update": (file["x"], file["y"])}
     deal = inverting._another_update
 
     def dealt(*arguments: object) -> Records:
         found = deal(*arguments)  # type: ignore[arg-type]
-        secrets["another"] = found.x
+        secrets["another"] = (found.x, found.y)
         return found
 
     real = next(load_module(load_subject(model)).parameters()).detach()
 
     def read(self: UpdateLeaks, target: Target, seed: int, progress: Callable[[float], None]) -> UpdateGuess:
         weight = next(target._module().parameters())
-        told = secrets["update" if torch.equal(weight, real) else "another"]
-        return UpdateGuess(told[::-1].copy(), np.full(10, 0.1))
+        x, y = secrets["update" if torch.equal(weight, real) else "another"]
+        return UpdateGuess(x[::-1].copy(), np.bincount(y, minlength=10) / len(y))
 
     monkeypatch.setattr(inverting, "_another_update", dealt)
     monkeypatch.setattr(UpdateLeaks, "reconstruct_update", read)
     policy = write_policy(
-        f"id: update, measure: inversion.distance, at: {{quantile: 0.5}}, min: 0.75, attacks: [{LEAKS}]"
+        f"id: update, measure: inversion.distance, at: {{quantile: 0.5}}, min: 0.75, attacks: [{LEAKS}]",
+        f"id: labels, measure: inversion.update_labels, max: 0.02, attacks: [{LEAKS}]",
     )
     ended = midguard("check", policy, model, "--format", "json")
-    assert ended.code == 1, ended.out  # type: ignore[attr-defined]
-    assert '"status": "fail"' in ended.out  # type: ignore[attr-defined]
+    found = {finding["id"]: finding["status"] for finding in json.loads(ended.out)["findings"]}  # type: ignore[attr-defined]
+    assert ended.code == 1  # type: ignore[attr-defined]
+    assert found == {"update": "fail", "labels": "fail"}
+    assert len(set(secrets["another"][1])) == 3  # the twin's update is of few classes, which no usual shares tell
 
 
 def test_the_gate_compares_two_snapshots(
@@ -426,8 +432,6 @@ def test_the_gate_compares_two_snapshots(
 ) -> None:
     ended = midguard("check", write_policy(REQUIREMENT), with_previous(), "--format", "json")
     assert ended.code in {0, 1, 3}  # type: ignore[attr-defined]
-    import json
-
     evidence = json.loads(ended.out)  # type: ignore[attr-defined]
     (attack,) = evidence["attacks"]
     assert attack["status"] == "ran"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import float64
 from numpy.typing import NDArray
 
 from ..errors import AttackError, NotMeasurable
@@ -13,6 +15,7 @@ from ..target import Records
 from ._distances import Closeness, Distances, Images, nearest, paired
 from ._evaluators import Evaluators, eigen_features
 from ._guesses import baselines, guessed
+from ._shares import told
 
 #: What nobody can guess without the model but whoever knows the answer: rows beside the attack, never its baseline.
 NEAREST_OWNED = "nearest auxiliary record"
@@ -120,6 +123,7 @@ def judge_updates(
     auxiliary: Records | None,
     bounds: tuple[float, float] | None = None,
     seed: int = 0,
+    shares: NDArray[float64] | None = None,
 ) -> Reconstruction:
     """Judge reconstructions of what an update learnt from, matched to its records so that they lie as near as they can.
 
@@ -129,12 +133,19 @@ def judge_updates(
         auxiliary: What the adversary owns.
         bounds: As for `judge_records`.
         seed: Draws the random record of each class.
+        shares: `(classes,)`, what the attack tells of the classes; `None` where it tells nothing.
 
     Raises:
         NotMeasurable: There are no reconstructions, or no auxiliary records.
-        AttackError: A reconstruction is not finite or has the wrong shape.
+        AttackError: A reconstruction is not finite or has the wrong shape, or shares are none.
     """
-    return _judge_paired(Goal.UPDATE, images, update, auxiliary, bounds, len(update), seed)
+    judged = _judge_paired(Goal.UPDATE, images, update, auxiliary, bounds, len(update), seed)
+    if shares is None:
+        return judged
+    if int(update.y.max()) >= len(shares):
+        raise AttackError(f"expected shares of at least {int(update.y.max()) + 1} classes, found {len(shares)}")
+    usual = np.bincount(_owned(auxiliary).y, minlength=len(shares)).astype(np.float64)
+    return dataclasses.replace(judged, told=told(shares, update.y), told_without=told(usual, update.y))
 
 
 def _judge_paired(
