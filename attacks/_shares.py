@@ -4,6 +4,8 @@ Everything is float64. A row with a NaN or an infinite logit has no answer: it i
 release shows as 0 gets a value that what is shown leaves room for, so that its logarithm is finite:
 
 - logits, all probabilities: by log-sum-exp; a probability that underflowed counts as the smallest positive float64;
+- behind noise: what is less than half of the noise's scale counts as that, a 0 that noise left included, since it would
+  tell of the noise alone, and its logarithm would drown all others; answers that were averaged have less noise;
 - truncated (`top`): the share that the shown probabilities leave over, spread evenly over the classes not shown;
 - rounded (`decimals`): half a unit in the last place.
 """
@@ -65,35 +67,42 @@ def undoing(target: Target, answers: NDArray[float64]) -> float:
     """
     if target.exposure is Exposure.LABEL or _is_hidden(target, answers.shape[1]):
         return 1.0
-    logits = _logits(target, answers)
+    logits = _logits(target, answers, _drowned(target.release, 1))
     spread = np.ptp(logits[np.isfinite(logits).all(axis=1)], axis=1)
     middle = float(np.median(spread)) if len(spread) else 0.0
     return 1.0 if middle == 0 or _FAINT <= middle <= _LOUD else _USUAL / middle
 
 
-def read(target: Target, answers: NDArray[float64], factor: float = 1.0) -> Shares:
+def read(target: Target, answers: NDArray[float64], factor: float = 1.0, looks: int = 1) -> Shares:
     """Read probabilities from answers that this target gave.
 
     Args:
         target: Who answered.
         answers: `(n, classes)`, logits or probabilities.
         factor: What the logits are multiplied by first (`undoing`).
+        looks: Of how many answers each is the mean.
     """
     answers = np.asarray(answers, dtype=np.float64)
+    drowned = _drowned(target.release, looks)
     if _is_hidden(target, answers.shape[1]):
-        return _reduced(answers, target.release)
-    return _whole(factor * _logits(target, answers))
+        return _reduced(answers, target.release, drowned)
+    return _whole(factor * _logits(target, answers, drowned))
 
 
 def _is_hidden(target: Target, classes: int) -> bool:
     return target.exposure is Exposure.PROBABILITIES and _is_reduced(target.release, classes)
 
 
-def _logits(target: Target, answers: NDArray[float64]) -> NDArray[float64]:
+def _logits(target: Target, answers: NDArray[float64], drowned: float) -> NDArray[float64]:
     """The logits, but for a constant in each row; centred, so that a faint difference is not lost beside it."""
-    logits = answers if target.exposure is Exposure.LOGITS else np.log(np.maximum(answers, _SMALLEST))
+    logits = answers if target.exposure is Exposure.LOGITS else np.log(np.maximum(answers, drowned))
     with np.errstate(invalid="ignore"):  # a row that is not finite stays so
         return np.asarray(logits - logits.mean(axis=1, keepdims=True))
+
+
+def _drowned(release: Release, looks: int) -> float:
+    """What a probability counts as at least: what is below is noise."""
+    return _SMALLEST if release.noise is None else max(0.5 * release.noise.scale / looks**0.5, _SMALLEST)
 
 
 def at_label(values: NDArray[float64], labels: NDArray[int64]) -> NDArray[float64]:
@@ -119,9 +128,12 @@ def _whole(logits: NDArray[float64]) -> Shares:
     return Shares(p, log_p, np.where(np.isnan(log_p), np.nan, log_rest))
 
 
-def _reduced(p: NDArray[float64], release: Release) -> Shares:
+def _reduced(p: NDArray[float64], release: Release, drowned: float) -> Shares:
     """Shares from truncated or rounded probabilities."""
     resolution = _PRECISION if release.decimals is None else max(0.5 * 10.0**-release.decimals, _SMALLEST)
+    if release.noise is not None:
+        resolution = max(resolution, drowned)
+        p = np.where((p > 0) & (p < resolution), resolution, p)
     if release.top is not None and release.top < p.shape[1]:
         p = _spread_rest(p, resolution)
     log_p = np.log(np.where(p == 0, resolution, p))

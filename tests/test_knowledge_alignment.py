@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.kernel_ridge import KernelRidge
 
+from midguard.attacks._shares import read
 from midguard.attacks.inversion import _decoders
 from midguard.attacks.inversion._readings import features as _features
 from midguard.attacks.inversion._readings import readings
@@ -442,6 +443,33 @@ def test_noise_that_belongs_to_the_record_is_not_averaged_away() -> None:
         for r in (1, 32)
     )
     assert often == once
+
+
+def test_noise_that_leaves_zeros_hides_no_more_than_noise_that_does_not() -> None:
+    """A sure model: what tells of the record is around .01, and gaussian noise leaves a third of it as exact zeros."""
+
+    def sure(x: np.ndarray) -> np.ndarray:
+        return linear(x) + np.array([0.0, 0.0, 0.0, 6.0])
+
+    owned, x = records(600, 0), records(300, 1).x
+    gaussian = dataclasses.replace(WHOLE, noise=Noise(NoiseKind.GAUSSIAN, 0.006))
+    uniform = dataclasses.replace(WHOLE, noise=Noise(NoiseKind.UNIFORM, 0.006 * 12**0.5))  # of the same deviation
+    assert (target_of(sure, gaussian, owned).query(x) == 0).mean() > 0.1
+    found = [attacked(SMALL, target_of(sure, release, owned), x) for release in (gaussian, uniform)]
+    assert found[0] < 1.1 * found[1]
+    assert found[0] < 0.8 * error(np.broadcast_to(owned.x.mean(axis=0), x.shape), x)
+
+
+@pytest.mark.parametrize("release", [WHOLE, TOP, dataclasses.replace(ROUNDED, decimals=3)], ids=str)
+def test_a_probability_that_noise_drowned_is_read_as_half_the_noise(release: Release) -> None:
+    behind = target_of(linear, noisy(release, 0.02), records(40, 0))
+    shown = np.array([[0.0, 0.001, 0.3, 0.699]])
+    for looks in (1, 16):
+        log_p = read(behind, shown, looks=looks).log_p[0]
+        least = 0.01 / looks**0.5
+        assert log_p[0] == pytest.approx(np.log(least), abs=0.03)  # the shares are made to sum to 1 again
+        assert log_p[1] == pytest.approx(np.log(max(least, 0.001)), abs=0.03)
+        assert log_p[2] == pytest.approx(np.log(0.3), abs=0.03)
 
 
 def test_repeats_are_paid_for_where_they_are_made() -> None:

@@ -49,7 +49,7 @@ def readings(target: Target, owned: NDArray[float64], victims: NDArray[float64])
         victims: `(r, n, classes)`, on the others.
     """
     factor = undoing(target, owned.mean(axis=0))
-    plain = _reading("mean", target, owned, victims, lambda a: features(target, a.mean(axis=0), factor))
+    plain = _reading("mean", target, owned, victims, lambda a: features(target, a.mean(axis=0), factor, len(a)))
     if len(owned) == 1 or target.exposure is Exposure.LABEL:
         return [plain]
     logarithms = _reading(
@@ -86,7 +86,7 @@ def _denoised(target: Target, owned: NDArray[float64], victims: NDArray[float64]
     """
 
     def halves(answers: NDArray[float64]) -> list[NDArray[float64]]:
-        return [features(target, half.mean(axis=0), factor) for half in (answers[0::2], answers[1::2])]
+        return [features(target, half.mean(axis=0), factor, len(half)) for half in (answers[0::2], answers[1::2])]
 
     first, second = halves(owned)
     mean, deviation = first.mean(axis=0), first.std(axis=0)
@@ -106,9 +106,24 @@ def _unlabelled(values: NDArray[float64]) -> Answers:
     return Answers(values, np.zeros(len(values), dtype=np.int64))
 
 
-def features(target: Target, answers: NDArray[float64], factor: float) -> NDArray[float64]:
-    """Everything that an answer tells, one row each. Args: answers `(n, classes)`. Returns: `(n, d)`."""
+def features(target: Target, answers: NDArray[float64], factor: float, looks: int = 1) -> NDArray[float64]:
+    """Everything that an answer tells, one row each: logarithms, and beside them what they leave out.
+
+    That is the level of logits, which of exact probabilities were shown at all, and noised ones as they are, since
+    noise that was added blurs a small one's logarithm the most.
+
+    Args:
+        target: Who answered.
+        answers: `(n, classes)`.
+        factor: As `read` takes it.
+        looks: Of how many answers each is the mean.
+
+    Returns:
+        `(n, d)`.
+    """
     if target.exposure is Exposure.LABEL:
         return answers
     besides = answers.mean(axis=1, keepdims=True) if target.exposure is Exposure.LOGITS else answers > 0
-    return np.concatenate([read(target, answers, factor).log_p, besides], axis=1)
+    if target.exposure is Exposure.PROBABILITIES and target.release.noise is not None:
+        besides = answers
+    return np.concatenate([read(target, answers, factor, looks).log_p, besides], axis=1)

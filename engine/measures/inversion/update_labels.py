@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UpdateLabels:
-    """Share of the last update's records whose class the attack tells, over what is told without the model.
+    """Share of the last update's records whose class is told, over what is told without the model.
 
     The attack names as many classes as the update has records, by the shares that it tells; a record counts whose class
     is among them, each as often as it was named. Without the model the shares are those of the adversary's own records.
