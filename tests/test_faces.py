@@ -63,7 +63,11 @@ spec:
   adversary: {access: weights}
   requirements:
     - {id: recognised, measure: inversion.identification, severity: critical, max: 0.10, attacks: [inversion.gradient]}
-    - {id: plainly, measure: inversion.identification, severity: critical, max: 0.10, attacks: [inversion.mi_face]}
+    - id: plainly
+      measure: inversion.identification
+      severity: critical
+      max: 0.10
+      attacks: [{name: inversion.mi_face, alpha: 1000}]
     - id: distance
       measure: inversion.distance
       at: {metric: mse, quantile: 0.5}
