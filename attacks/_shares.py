@@ -5,13 +5,15 @@ release shows as 0 gets a value that what is shown leaves room for, so that its 
 
 - logits, all probabilities: by log-sum-exp; a probability that underflowed counts as the smallest positive float64;
 - behind noise: what is less than half of the noise's scale counts as that, a 0 that noise left included, since it would
-  tell of the noise alone, and its logarithm would drown all others; answers that were averaged have less noise;
+  tell of the noise alone, and its logarithm would drown all others; never more than a tenth of an even share, since
+  noise that is larger was divided by its own sum; answers that were averaged have less of it;
 - truncated (`top`): the share that the shown probabilities leave over, spread evenly over the classes not shown;
 - rounded (`decimals`): half a unit in the last place.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,7 +69,7 @@ def undoing(target: Target, answers: NDArray[float64]) -> float:
     """
     if target.exposure is Exposure.LABEL or _is_hidden(target, answers.shape[1]):
         return 1.0
-    logits = _logits(target, answers, _drowned(target.release, 1))
+    logits = _logits(target, answers, _drowned(target, 1))
     spread = np.ptp(logits[np.isfinite(logits).all(axis=1)], axis=1)
     middle = float(np.median(spread)) if len(spread) else 0.0
     return 1.0 if middle == 0 or _FAINT <= middle <= _LOUD else _USUAL / middle
@@ -83,7 +85,7 @@ def read(target: Target, answers: NDArray[float64], factor: float = 1.0, looks: 
         looks: Of how many answers each is the mean.
     """
     answers = np.asarray(answers, dtype=np.float64)
-    drowned = _drowned(target.release, looks)
+    drowned = _drowned(target, looks)
     if _is_hidden(target, answers.shape[1]):
         return _reduced(answers, target.release, drowned)
     return _whole(factor * _logits(target, answers, drowned))
@@ -100,9 +102,12 @@ def _logits(target: Target, answers: NDArray[float64], drowned: float) -> NDArra
         return np.asarray(logits - logits.mean(axis=1, keepdims=True))
 
 
-def _drowned(release: Release, looks: int) -> float:
+def _drowned(target: Target, looks: int) -> float:
     """What a probability counts as at least: what is below is noise."""
-    return _SMALLEST if release.noise is None else max(0.5 * release.noise.scale / looks**0.5, _SMALLEST)
+    noise = target.release.noise
+    if noise is None:
+        return _SMALLEST
+    return max(min(0.5 * noise.scale, 0.1 / target.classes) / math.sqrt(looks), _SMALLEST)
 
 
 def at_label(values: NDArray[float64], labels: NDArray[int64]) -> NDArray[float64]:

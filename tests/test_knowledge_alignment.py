@@ -472,6 +472,12 @@ def test_a_probability_that_noise_drowned_is_read_as_half_the_noise(release: Rel
         assert log_p[2] == pytest.approx(np.log(0.3), abs=0.03)
 
 
+def test_however_large_the_noise_a_larger_share_is_read_as_larger() -> None:
+    behind = target_of(linear, noisy(WHOLE, 1000.0), records(40, 0))
+    log_p = read(behind, np.array([[0.05, 0.15, 0.3, 0.5]])).log_p[0]
+    np.testing.assert_allclose(log_p, np.log([0.05, 0.15, 0.3, 0.5]))
+
+
 def test_repeats_are_paid_for_where_they_are_made() -> None:
     attack = dataclasses.replace(SMALL, repeats=4)
     target = target_of(linear, noisy(LOGITS, 0.5), records(40, 0))
