@@ -11,11 +11,10 @@ same data with another network.
 
 Ends in 1 unless: all probabilities < the three largest < the label alone, which is no better than the class mean;
 members and nonmembers are reconstructed alike; noise looks strong to an adversary who does not adapt and is not to one
-who does; averaging 32 answers undoes part of the noise that one answer leaves something under: every victim's error
-behind gaussian noise of .003 and .01, less its error with 32 answers, is above nothing by three standard errors, and 32
-answers at .01 tell what one tells at .01 / sqrt(32), no more and no less (noise of .1 drowns what the small
-probabilities carry even so, and is printed alone); and no deterministic defense is below all probabilities or above the
-label alone.
+who does; averaging 32 answers undoes part of gaussian noise of .003 and of .01: over the victims, what 32 answers take
+off the error of one is above nothing by three standard errors; 32 answers at .01 tell what one tells at .01 / sqrt(32),
+within .001 (noise of .1 drowns what the small probabilities carry even so, and is printed alone); and no deterministic
+defense is below all probabilities or above the label alone.
 """
 
 from __future__ import annotations
@@ -44,6 +43,8 @@ P, KIND = Exposure.PROBABILITIES, NoiseKind
 ALIKE, CLOSE = 0.05, 0.05
 #: What a deterministic defense may be better than nothing, or worse than the label, by chance of the training.
 CHANCE = 0.002
+#: What the same variance of noise may make apart, drawn at once or averaged.
+SAME = 0.001
 
 
 def noise(kind: NoiseKind, scale: float) -> Release:
@@ -202,7 +203,7 @@ def verdicts(found: dict[str, Found], class_mean: float, other_mean: float) -> d
             f"averaging 32 answers undoes {share:.1%} of gaussian {scale}, {errors:.1f} standard errors": errors > 3
             for scale, (share, errors) in back.items()
         },
-        f"32 answers tell what one with their variance does: {several:.4f}, {quiet:.4f}": abs(several - quiet) < CHANCE,
+        f"32 answers tell what one with their variance does: {several:.4f}, {quiet:.4f}": abs(several - quiet) < SAME,
         "defenses lie between all and label": all(
             error[ALL] - CHANCE <= error[name] <= error[LABEL] + CHANCE for name in exact
         ),

@@ -427,6 +427,25 @@ def test_an_update_that_is_told_fails(
     assert len(set(secrets["another"][1])) == 3  # the twin's update is of few classes, which no usual shares tell
 
 
+def test_shares_that_are_no_numbers_pass_nothing(
+    with_previous: Callable[..., Path],
+    write_policy: Callable[..., Path],
+    midguard: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The policy allows nearly anything, so that only what was not measured can keep it from passing."""
+    from midguard.engine.attack import UpdateGuess
+
+    def broken(self: UpdateLeaks, target: Target, seed: int, progress: Callable[[float], None]) -> UpdateGuess:
+        return UpdateGuess(np.zeros((8, 1, 8, 8), np.float32), np.full(10, np.nan))
+
+    monkeypatch.setattr(UpdateLeaks, "reconstruct_update", broken)
+    policy = write_policy(f"id: labels, measure: inversion.update_labels, max: 0.99, attacks: [{LEAKS}]")
+    ended = midguard("check", policy, with_previous(), "--format", "json")
+    (found,) = json.loads(ended.out)["findings"]  # type: ignore[attr-defined]
+    assert (ended.code, found["status"]) == (4, "error")  # type: ignore[attr-defined]
+
+
 def test_the_gate_compares_two_snapshots(
     with_previous: Callable[..., Path], write_policy: Callable[..., Path], midguard: Callable[..., object]
 ) -> None:
